@@ -1,0 +1,187 @@
+"""The routing table: what the operator decided for one model, as every sidecar of it reads it.
+
+The operator writes one table for each model into a ConfigMap: ``table.json`` and, beside it,
+``table.json.sha256``, so that a hand edit is noticed (and can be checked with ``sha256sum``).
+Sidecars apply a table as a whole or not at all. Weights are basis points: 10,000 is everything.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from tidegate_contract import names
+
+SCHEMA: Final = 1
+WHOLE: Final = 10_000
+
+
+class TableError(ValueError):
+    """A table that must not be applied; the message says which rule it breaks."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Base of all parts of a table: immutable, compared by value, camelCase in JSON."""
+
+
+class Share(Record, frozen=True, kw_only=True):
+    """A version's share of the baseline, the split that holds when nobody owns the model."""
+
+    version: int
+    weight: int
+
+
+class Arm(Record, frozen=True, kw_only=True):
+    """A named share of the model's live traffic."""
+
+    name: str
+    version: int
+    weight: int
+
+
+class Owner(Record, frozen=True, kw_only=True):
+    """The object that decides the split now."""
+
+    kind: str
+    name: str
+    uid: str
+
+
+class Latch(Record, frozen=True, kw_only=True):
+    """A rollback that is decided for good: this uid never gets weight again."""
+
+    uid: str
+    reason: str
+
+
+class Assignment(Record, frozen=True, kw_only=True):
+    """Sticky assignment: the arm is a hash of (salt, value of the header)."""
+
+    header: str
+    salt: str
+
+
+class LoadedVersion(Record, frozen=True, kw_only=True):
+    """A version that pods must have loaded.
+
+    ``pods`` bounds where it may be loaded now: None is every pod, else the uids of the pods that
+    have it or whose turn it is, so that a version that breaks its server breaks one at a time.
+    """
+
+    version: int
+    pods: list[str] | None = None
+
+
+class ErrorCheck(Record, frozen=True, kw_only=True, tag="error", tag_field="kind"):
+    """Counts the requests of each arm in ``arms``; bad are those that ended in a server error."""
+
+    id: str
+    arms: list[str]
+
+
+class SlowCheck(Record, frozen=True, kw_only=True, tag="slow", tag_field="kind"):
+    """Counts the requests of each arm in ``bounds``; bad are those not answered within its bound.
+
+    ``bounds``: arm to seconds. ``priorities``: the levels concerned, None for all.
+    """
+
+    id: str
+    bounds: dict[str, float]
+    priorities: list[int] | None = None
+
+
+Check = ErrorCheck | SlowCheck
+
+
+class BatchSettings(Record, frozen=True, kw_only=True):
+    """What a BatchPolicy sets, resolved.
+
+    ``max_batch_size``: None is what the model allows. ``max_wait``: seconds that the oldest
+    request of an incomplete batch may wait while the device is free. ``queue_max_size``:
+    requests waiting in one pod.
+    """
+
+    max_batch_size: int | None = None
+    max_wait: float = 0.0
+    queue_max_size: int = 1000
+
+
+class RoutingTable(Record, frozen=True, kw_only=True):
+    """One model's table.
+
+    ``split_revision`` is the revision that last changed what requests are routed by (the split
+    and its assignment): a step waits for it, not for later edits of, say, the batch settings.
+    ``claims`` are the shares that the ModelVersions' specs asked for when ``baseline`` was set,
+    by version: specs that still ask for the same do not overrule a promotion.
+    """
+
+    schema: int = SCHEMA
+    namespace: str
+    model: str
+    revision: int
+    split_revision: int
+    owner: Owner | None = None
+    latch: Latch | None = None
+    split: list[Arm]
+    assignment: Assignment | None = None
+    versions: list[LoadedVersion]
+    checks: list[Check] = []
+    batch: BatchSettings = BatchSettings()
+    baseline: list[Share]
+    claims: dict[int, int] = {}
+
+    @property
+    def default_version(self) -> int:
+        """The version that serves what has no arm of its own: stable's largest."""
+        stable = [arm for arm in self.split if arm.name == names.ARM_STABLE]
+        return max(stable or self.split, key=lambda arm: arm.weight).version
+
+
+def encode(table: RoutingTable) -> tuple[str, str]:
+    """Write a table as people can read it; returns (JSON text, hex sha256 of that text)."""
+    text = msgspec.json.format(msgspec.json.encode(table), indent=2).decode()
+    return text, hashlib.sha256(text.encode()).hexdigest()
+
+
+def decode(text: str, digest: str) -> RoutingTable:
+    """Read a table and hold it to its rules.
+
+    Raises:
+        TableError: another schema, a digest that does not fit (a hand edit), weights that do not
+            add up, an arm whose version no pod is told to load.
+    """
+    if hashlib.sha256(text.encode()).hexdigest() != digest:
+        raise TableError("the digest does not fit the text: it was edited by hand or cut short")
+    try:
+        table = msgspec.json.decode(text, type=RoutingTable)
+    except msgspec.DecodeError as error:
+        raise TableError(f"not a routing table: {error}") from error
+    if table.schema != SCHEMA:
+        raise TableError(f"schema {table.schema} is not the one understood here, {SCHEMA}")
+    check(table)
+    return table
+
+
+def check(table: RoutingTable) -> None:
+    """Hold a table to the rules that its types cannot say.
+
+    Raises:
+        TableError: naming the rule.
+    """
+    loaded = {row.version for row in table.versions}
+    _check_weights("split", [arm.weight for arm in table.split])
+    _check_weights("baseline", [share.weight for share in table.baseline])
+    for arm in table.split:
+        if arm.version not in loaded:
+            raise TableError(f"arm {arm.name} needs version {arm.version}, which is not loaded")
+    if len({(arm.name, arm.version) for arm in table.split}) != len(table.split):
+        raise TableError("an arm stands in the split twice")
+    if len({one.id for one in table.checks}) != len(table.checks):
+        raise TableError("two checks have one id")
+
+
+def _check_weights(what: str, weights: Iterable[int]) -> None:
+    weights = list(weights)
+    if min(weights, default=-1) < 0 or sum(weights) != WHOLE:
+        raise TableError(f"the {what}'s weights {weights} must add up to {WHOLE}")
