@@ -1,0 +1,37 @@
+# Two images from one file: `--target operator` and `--target sidecar`. Nothing but what the lock
+# files name by hash is fetched, and each image holds the code of its own plane only.
+ARG BASE_IMAGE=docker.io/library/python:3.13-slim
+
+FROM ${BASE_IMAGE} AS build
+RUN ["python", "-m", "venv", "--without-pip", "/venv"]
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /app
+
+FROM build AS build-operator
+COPY locks/operator.txt /locks/
+RUN ["python", "-m", "pip", "--python", "/venv/bin/python", "install", "--require-hashes", "--only-binary=:all:", "--requirement", "/locks/operator.txt"]
+COPY contract operator ./
+RUN ["/venv/bin/python", "-m", "compileall", "-q", "."]
+
+FROM build AS build-sidecar
+COPY locks/sidecar.txt /locks/
+RUN ["python", "-m", "pip", "--python", "/venv/bin/python", "install", "--require-hashes", "--only-binary=:all:", "--requirement", "/locks/sidecar.txt"]
+COPY contract batcher_sidecar ./
+RUN ["/venv/bin/python", "-m", "compileall", "-q", "."]
+
+FROM ${BASE_IMAGE} AS base
+ENV PATH=/venv/bin:$PATH PYTHONPATH=/app PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# A number, so that Kubernetes can see that it is not root.
+USER 10001:10001
+
+FROM base AS operator
+COPY --from=build-operator /venv /venv
+COPY --from=build-operator /app /app
+EXPOSE 8080
+ENTRYPOINT ["python", "-m", "tidegate_operator"]
+
+FROM base AS sidecar
+COPY --from=build-sidecar /venv /venv
+COPY --from=build-sidecar /app /app
+EXPOSE 9000 9002
+ENTRYPOINT ["python", "-m", "tidegate_sidecar"]
