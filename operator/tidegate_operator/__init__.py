@@ -1,0 +1,1 @@
+"""The operator: reads a model's objects and evidence together and decides its traffic."""

@@ -1,0 +1,199 @@
+"""``tidegate-operator``: settings, then everything started together and stopped together."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+
+import aiohttp
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from tidegate_operator import handlers, telemetry
+from tidegate_operator.adapters import cluster
+from tidegate_operator.adapters.cluster import ClusterError, KubernetesCluster
+from tidegate_operator.adapters.metrics import PrometheusMetrics
+from tidegate_operator.adapters.pods import HttpPods
+from tidegate_operator.api.quantity import seconds
+from tidegate_operator.cache import Cache
+from tidegate_operator.reconciler import Reconciler
+
+CRD_SCHEMA = 1
+_STALLED = 90.0
+"""Seconds without a round of looks after which the operator calls itself dead."""
+_RETRY = 5.0
+_log = logging.getLogger("tidegate")
+
+
+def settings(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The settings: flags, else the environment, else defaults."""
+    parser = argparse.ArgumentParser(
+        prog="tidegate-operator",
+        description="Rolls out model versions served by NVIDIA Triton: reads Prometheus, steps "
+        "traffic up or rolls it back. Talks to the cluster of its service account, or of "
+        "KUBECONFIG.",
+    )
+    environment = os.environ
+    parser.add_argument(
+        "--prometheus-url",
+        default=environment.get("TIDEGATE_PROMETHEUS_URL"),
+        help="where Prometheus answers, such as http://prometheus.monitoring:9090 "
+        "(TIDEGATE_PROMETHEUS_URL; required)",
+    )
+    parser.add_argument(
+        "--scrape-interval",
+        type=_duration,
+        default=environment.get("TIDEGATE_SCRAPE_INTERVAL", "15s"),
+        help="how often Prometheus scrapes the sidecars; samples older than two are no data "
+        "(TIDEGATE_SCRAPE_INTERVAL; default 15s)",
+    )
+    parser.add_argument(
+        "--namespace",
+        action="append",
+        help="a namespace to work in; may be repeated; without it, all of them "
+        "(TIDEGATE_NAMESPACES, separated by commas)",
+    )
+    parser.add_argument(
+        "--listen",
+        type=_address,
+        default=environment.get("TIDEGATE_LISTEN", "0.0.0.0:8080"),
+        help="host:port, or port, of /metrics and /healthz (TIDEGATE_LISTEN; default 8080)",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=["debug", "info", "warning", "error"],
+        default=environment.get("TIDEGATE_LOG_LEVEL", "info"),
+        help="(TIDEGATE_LOG_LEVEL; default info)",
+    )
+    found = parser.parse_args(arguments)
+    if not found.prometheus_url:
+        parser.error("--prometheus-url (or TIDEGATE_PROMETHEUS_URL) is required: evidence is there")
+    listed = environment.get("TIDEGATE_NAMESPACES", "")
+    found.namespaces = tuple(found.namespace or [n for n in listed.split(",") if n])
+    return found
+
+
+def _duration(text: str) -> float:
+    try:
+        return seconds(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not port.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not host:port")
+    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - in its pod
+
+
+async def run(found: argparse.Namespace) -> None:
+    """Run until SIGTERM or SIGINT.
+
+    Raises:
+        ClusterError: there is no cluster to talk to.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    connector = aiohttp.TCPConnector(limit=64)
+    async with (
+        cluster.connect(found.namespaces, time.time) as connected,
+        aiohttp.ClientSession(connector=connector) as session,
+    ):
+        reconciler = Reconciler(
+            cache=Cache(),
+            cluster=connected,
+            metrics=PrometheusMetrics(found.prometheus_url),
+            pods=HttpPods(session),
+            scrape_interval=found.scrape_interval,
+            now=time.time,
+        )
+        admin = await _serve(reconciler, *found.listen)
+        working = asyncio.create_task(_work(connected, reconciler, found.namespaces, stop))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        working.cancel()
+        await asyncio.gather(working, stopping, return_exceptions=True)
+        await admin.cleanup()
+        if not stop.is_set():
+            working.result()
+
+
+async def _work(
+    connected: KubernetesCluster,
+    reconciler: Reconciler,
+    namespaces: tuple[str, ...],
+    stop: asyncio.Event,
+) -> None:
+    """Wait for fitting CRDs, then watch and reconcile side by side; neither outlives the other."""
+    await _fitting_crds(connected)
+    async with asyncio.TaskGroup() as group:
+        reconciling = group.create_task(reconciler.run())
+        # kopf takes the signal handlers over: from here on its return is the word to stop.
+        await handlers.watch(reconciler, namespaces, stop)
+        reconciling.cancel()
+
+
+async def _fitting_crds(connected: KubernetesCluster) -> None:
+    """An operator newer than its CRDs would write statuses that they cut: it waits."""
+    while True:
+        try:
+            behind = [
+                name
+                for name, schema in (await connected.crd_schemas()).items()
+                if not schema.isdigit() or int(schema) < CRD_SCHEMA
+            ]
+            if not behind:
+                return
+            _log.error(
+                "CRDs older than this operator: %s; apply crds/ of this version. Waiting.",
+                ", ".join(behind),
+            )
+        except ClusterError as error:
+            _log.error("cannot read the CRDs: %s; apply crds/. Waiting.", error)
+        await asyncio.sleep(_RETRY)
+
+
+async def _serve(reconciler: Reconciler, host: str, port: int) -> web.AppRunner:
+    """``/metrics`` and ``/healthz``: alive while models are looked at."""
+    started = time.time()
+
+    async def healthz(_: web.Request) -> web.Response:
+        age = time.time() - max(reconciler.last_round, started)
+        status = 200 if age < _STALLED else 503
+        return web.Response(status=status, text=f"last round of looks {age:.1f}s ago\n")
+
+    async def metrics(_: web.Request) -> web.Response:
+        body = generate_latest(telemetry.REGISTRY)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    application = web.Application()
+    application.add_routes([web.get("/healthz", healthz), web.get("/metrics", metrics)])
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, host, port).start()
+    return runner
+
+
+def main() -> None:
+    """The command."""
+    found = settings()
+    logging.basicConfig(
+        level=found.log_level.upper(),
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+    )
+    logging.getLogger("kubernetes").setLevel(logging.WARNING)
+    try:
+        asyncio.run(run(found))
+    except ClusterError as error:
+        sys.exit(f"tidegate-operator: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What the operator reaches: the API server, Prometheus, the pods. One small Protocol each."""

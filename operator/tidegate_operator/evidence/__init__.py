@@ -1,0 +1,1 @@
+"""Pure room: counters to counts, counts to verdicts. Time is an argument."""

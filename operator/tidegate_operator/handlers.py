@@ -1,0 +1,63 @@
+"""kopf: which watch event leads to which look. Nothing else knows kopf.
+
+Only plain event handlers are used: no finalizers (a deletion must not wait for an operator that
+is down), no timers and no patches of kopf's, which end for good when one of them fails.
+"""
+
+import asyncio
+import logging
+from typing import Any
+
+import kopf
+
+from tidegate_contract import names
+from tidegate_operator.adapters.cluster import CONFIG_MAP, PLURALS, POD
+from tidegate_operator.reconciler import Reconciler
+
+
+def register(registry: kopf.OperatorRegistry, reconciler: Reconciler) -> None:
+    """Hand every watch event to the reconciler."""
+
+    def forward(kind: str) -> Any:
+        async def handler(event: kopf.RawEvent, **_: Any) -> None:
+            deleted = event["type"] == "DELETED"
+            reconciler.observe(kind, dict(event["object"]), deleted=deleted)
+
+        handler.__name__ = f"on_{kind.lower()}"
+        return handler
+
+    for kind, plural in PLURALS.items():
+        kopf.on.event(names.GROUP, names.API_VERSION, plural, registry=registry)(forward(kind))
+    kopf.on.event("", "v1", "pods", registry=registry)(forward(POD))
+    kopf.on.event(
+        "", "v1", "configmaps", labels={names.LABEL_MODEL: kopf.PRESENT}, registry=registry
+    )(forward(CONFIG_MAP))
+    kopf.on.startup(registry=registry)(configure)
+    kopf.on.login(registry=registry)(login)
+
+
+async def watch(reconciler: Reconciler, namespaces: tuple[str, ...], stop: asyncio.Event) -> None:
+    """Watch until told to stop. ``namespaces``: empty for all of them."""
+    registry = kopf.OperatorRegistry()
+    register(registry, reconciler)
+    await kopf.operator(
+        registry=registry,
+        standalone=True,
+        clusterwide=not namespaces,
+        namespaces=namespaces,
+        stop_flag=stop,
+    )
+
+
+async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+    """The pod's service account, else the kubeconfig."""
+    return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
+
+async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
+    """Watches that notice a dead connection, and no events of kopf's own."""
+    settings.posting.enabled = False
+    settings.networking.request_timeout = 30
+    settings.watching.inactivity_timeout = 120
+    settings.watching.server_timeout = 300
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)

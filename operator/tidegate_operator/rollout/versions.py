@@ -1,0 +1,187 @@
+"""A ModelVersion's status: where it is loaded, what traffic it has, whether that is as asked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tidegate_contract.acknowledgement import VersionState
+from tidegate_contract.table import RoutingTable
+from tidegate_operator.api.meta import Condition, condition
+from tidegate_operator.api.modelversion import ModelVersion, Pods, Status
+from tidegate_operator.rollout.baseline import Baseline
+from tidegate_operator.rollout.gate import differences, no_ready_pods
+from tidegate_operator.rollout.observation import Observation
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The version in the pods that are Ready: ``states`` by pod name, None where it is not."""
+
+    states: Mapping[str, VersionState | None]
+
+    @property
+    def ready(self) -> int:
+        """Pods that have it ready."""
+        return sum(one is not None and one.state == "Ready" for one in self.states.values())
+
+    @property
+    def failed(self) -> tuple[str, str] | None:
+        """A pod that cannot load it, and why."""
+        for pod, one in self.states.items():
+            if one is not None and one.state == "Failed":
+                return pod, one.error or "no reason given"
+        return None
+
+
+def selector_problem(versions: Sequence[ModelVersion]) -> str | None:
+    """All versions of a model must select the same pods; else nothing may change."""
+    selectors = {str(one.spec.selector) for one in versions}
+    if len(selectors) <= 1:
+        return None
+    listed = "; ".join(
+        f"{one.metadata.name}: {one.spec.selector}"
+        for one in sorted(versions, key=lambda one: one.spec.version)
+    )
+    return f"all versions of a model must select the same pods ({listed}); nothing changes"
+
+
+def tell(
+    one: ModelVersion, seen: Observation, baseline: Baseline, table: RoutingTable | None
+) -> Status:
+    """The whole status of a ModelVersion. ``table``: the one that is in force from now on."""
+    version = one.spec.version
+    loaded = Loaded({pod.name: pod.version(version) for pod in seen.asked})
+    weight = sum(arm.weight for arm in table.split if arm.version == version) if table else 0
+    share = baseline.shares.get(version, 0)
+    lifecycle = "Active" if share else one.spec.lifecycle
+    phase, message = _phase(one, seen, loaded, lifecycle)
+    mismatch = selector_problem(seen.versions)
+    if mismatch:
+        message = f"SelectorMismatch: {mismatch}"
+    signature = next((s for s in loaded.states.values() if s and s.state == "Ready"), None)
+    return Status(
+        phase=phase,
+        lifecycle=lifecycle,
+        traffic_percent=weight // 100,
+        pods=Pods(ready=loaded.ready, total=len(seen.pods)),
+        inputs=signature.inputs if signature else one.status.inputs,
+        outputs=signature.outputs if signature else one.status.outputs,
+        message=message,
+        display={"traffic": f"{weight / 100:g}%", "pods": f"{loaded.ready}/{len(seen.pods)}"},
+        conditions=_conditions(one, seen, baseline, loaded, phase, message),
+        observed_generation=one.metadata.generation,
+    )
+
+
+def _phase(one: ModelVersion, seen: Observation, loaded: Loaded, lifecycle: str) -> tuple[str, str]:
+    version, model = one.spec.version, one.spec.model
+    if lifecycle == "Inactive":
+        if any(loaded.states.values()):
+            return "Loading", f"Unloading version {version}"
+        return "Unloaded", f"Version {version} is Inactive: unloaded; set lifecycle to load it"
+    if seen.table is None and baseline_missing(seen):
+        return "Pending", (
+            f"No version of {model} has the traffic yet: set lifecycle Active and trafficPercent "
+            "on the versions that should have it, 100 in all"
+        )
+    if not seen.asked:
+        return "Pending", no_ready_pods(seen)
+    if loaded.failed:
+        pod, error = loaded.failed
+        phase = "Degraded" if loaded.ready else "Failed"
+        return phase, f"Pod {pod} cannot load version {version}: {error}; it tries again"
+    if loaded.ready == len(seen.pods):
+        return "Ready", _serving(lifecycle)
+    if loaded.ready and not any(s and s.state == "Loading" for s in loaded.states.values()):
+        return "Degraded", f"{loaded.ready} of {len(seen.pods)} pods have version {version} ready"
+    return "Loading", f"{loaded.ready} of {len(seen.pods)} pods have version {version} ready"
+
+
+def baseline_missing(seen: Observation) -> bool:
+    """Whether no version has the traffic, so that there is no table to load by."""
+    return not any(one.spec.lifecycle == "Active" for one in seen.versions)
+
+
+def _serving(lifecycle: str) -> str:
+    match lifecycle:
+        case "Testing":
+            return "Loaded; reachable by its number only"
+        case "Deprecated":
+            return "Deprecated: serves what it has and takes no new rollout; move off it"
+        case _:
+            return "Serving"
+
+
+def _conditions(
+    one: ModelVersion,
+    seen: Observation,
+    baseline: Baseline,
+    loaded: Loaded,
+    phase: str,
+    message: str,
+) -> list[Condition]:
+    good = phase in {"Ready", "Unloaded"}
+    mismatch = selector_problem(seen.versions)
+    behind = _behind(one, baseline)
+    report = _incompatibility(one, seen, baseline)
+    matches = bool(seen.pods)
+    rows: list[tuple[str, bool | None, str, str]] = [
+        ("Ready", good and not mismatch, phase, message),
+        ("Reconciling", phase in {"Loading", "Pending"}, phase, message),
+        ("Stalled", phase == "Failed", phase, message),
+        ("Loaded", loaded.ready > 0, phase, message),
+        ("Compatible", report if report is None else not report[0], *_because(report)),
+        (
+            "TrafficSplitValid",
+            baseline.problem is None,
+            "Valid" if baseline.problem is None else "SplitDoesNotAddUp",
+            baseline.problem or "",
+        ),
+        (
+            "SelectorMatches",
+            matches and not mismatch,
+            "SelectorMismatch" if mismatch else "Matches" if matches else "NoPods",
+            mismatch or ("" if matches else no_ready_pods(seen)),
+        ),
+        ("SpecBehind", bool(behind), "LiveDiffers" if behind else "AsAsked", behind),
+    ]
+    return [
+        condition(
+            one.status.conditions,
+            type_,
+            word,
+            reason,
+            text,
+            now=seen.now,
+            generation=one.metadata.generation,
+        )
+        for type_, word, reason, text in rows
+    ]
+
+
+def _because(report: tuple[str] | None) -> tuple[str, str]:
+    if report is None:
+        return "NotCompared", "compared once both are loaded in one pod"
+    return ("Incompatible", report[0]) if report[0] else ("SameTensors", "")
+
+
+def _incompatibility(one: ModelVersion, seen: Observation, baseline: Baseline) -> tuple[str] | None:
+    """The differences to the version that has the traffic; None where they cannot be known."""
+    leading = baseline.leading
+    for pod in seen.asked:
+        stable = pod.version(leading) if leading is not None else None
+        mine = pod.version(one.spec.version)
+        if stable and mine and stable.state == mine.state == "Ready":
+            return (differences(stable, mine),)
+    return None
+
+
+def _behind(one: ModelVersion, baseline: Baseline) -> str:
+    """Where the live baseline is not what the spec says; empty where it is."""
+    live = baseline.shares.get(one.spec.version, 0) / 100
+    asked = baseline.claims.get(one.spec.version, 0)
+    if live == asked:
+        return ""
+    return (
+        f"live {live:g}%, spec {asked}%: a rollout moved it; the live split holds until "
+        "trafficPercent or lifecycle is edited"
+    )
