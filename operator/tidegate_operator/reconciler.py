@@ -96,7 +96,7 @@ class Reconciler:
         Nothing is decided before everything was listed: a model whose rollout is not known yet
         would look as if nobody owned it.
         """
-        while not await self._list():
+        while not await self._list():  # noqa: ASYNC110 - nothing tells when it will answer
             await asyncio.sleep(_RETRY)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._relist())

@@ -1,0 +1,73 @@
+# Two commands do everything: `make demo` and `make test`. `make help` lists the rest.
+#
+# All of it is installed into .venv and a cache folder outside the checkout ($TIDEGATE_CACHE, else
+# ~/.cache/tidegate); nothing needs root. The first run builds a Kubernetes control plane and
+# Prometheus from source, which takes about ten minutes; later runs find them there.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+CLUSTER ?= embedded
+KEEP ?=
+NAME ?=
+PYTEST := $(PY) -m pytest
+SOURCES := contract operator batcher_sidecar tools demo tests
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-stop test lint unit integration e2e bench format lock clean
+
+help: ## Show what there is
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/ready ## Install and build everything that demo and tests need (10 minutes once)
+	@$(PY) -m tidegate_tools setup
+
+demo: setup ## Tell the story on real parts: promote, roll back, refuse (CLUSTER=current, KEEP=1)
+	@$(PY) -m tidegate_demo --cluster $(CLUSTER) $(if $(KEEP),--keep)
+
+demo-stop: $(VENV)/ready ## Stop what `make demo KEEP=1` left running
+	@$(PY) -m tidegate_demo --stop
+
+test: lint unit setup integration e2e ## Everything that must pass before a change lands
+
+lint: $(VENV)/ready ## ruff, mypy strict, import-linter
+	$(VENV)/bin/ruff check $(SOURCES)
+	$(VENV)/bin/ruff format --check $(SOURCES)
+	$(VENV)/bin/mypy contract/tidegate_contract operator/tidegate_operator batcher_sidecar/tidegate_sidecar tools/tidegate_tools demo/tidegate_demo
+	$(VENV)/bin/lint-imports --no-logo
+
+unit: $(VENV)/ready ## Tests of the pure rooms and of small shells: no API server, no Triton
+	$(PYTEST) tests/unit
+
+integration: setup ## Tests on a real API server, Prometheus and Triton
+	$(PYTEST) tests/integration
+
+e2e: setup ## The demo's stories, told to the end, also with parts killed
+	$(PYTEST) tests/e2e
+
+bench: setup ## Print the figures, each with its raw samples in bench-results/ (NAME=... for one)
+	@$(PY) tests/bench/run.py $(NAME)
+
+format: $(VENV)/ready ## Format, and fix what ruff can
+	$(VENV)/bin/ruff check --fix $(SOURCES)
+	$(VENV)/bin/ruff format $(SOURCES)
+
+lock: $(VENV)/ready ## Write locks/*.txt anew from pyproject.toml (needs uv on the PATH)
+	for extra in dev operator sidecar; do \
+	    uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	        --no-header --no-emit-index-url --extra $$extra pyproject.toml -o locks/$$extra.txt; \
+	done
+
+clean: ## Remove .venv and what was made in the checkout; the cache folder stays
+	rm -rf $(VENV) .run build bench-results .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# The stamp comes last, so that an interrupted installation is begun anew.
+$(VENV)/ready: locks/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Python 3.11 or later is needed, and $(PYTHON) is older: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "Installing Python packages into $(VENV) (about a minute)"
+	@$(PYTHON) -m venv $(VENV) || \
+	    { echo "python3 -m venv does not work; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/dev.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
