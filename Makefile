@@ -22,7 +22,11 @@ help: ## Show what there is
 setup: $(VENV)/ready ## Install and build everything that demo and tests need (10 minutes once)
 	@$(PY) -m tidegate_tools setup
 
-demo: setup ## Tell the story on real parts: promote, roll back, refuse (CLUSTER=current, KEEP=1)
+# A cluster at hand needs no control plane of ours.
+current := $(if $(filter current,$(CLUSTER)),kubectl prometheus helm triton)
+
+demo: $(VENV)/ready ## Tell the story on real parts: promote, roll back, refuse (CLUSTER=current, KEEP=1)
+	@$(PY) -m tidegate_tools setup $(current)
 	@$(PY) -m tidegate_demo --cluster $(CLUSTER) $(if $(KEEP),--keep)
 
 demo-stop: $(VENV)/ready ## Stop what `make demo KEEP=1` left running

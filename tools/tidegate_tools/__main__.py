@@ -43,6 +43,14 @@ def _parser() -> argparse.ArgumentParser:
     setup = commands.add_parser(
         "setup", help="build and fetch all that is missing (10 minutes at first, then none)"
     )
+    everything = [*binaries.NAMES, "triton"]
+    setup.add_argument(
+        "names",
+        nargs="*",
+        choices=[*everything, []],
+        metavar="NAME",
+        help=f"only these; without any, all of {', '.join(everything)}",
+    )
     setup.set_defaults(run=_setup)
     path = commands.add_parser("path", help="print where a program is, making it if need be")
     path.add_argument("name", choices=[*binaries.NAMES, "triton"], metavar="NAME")
@@ -53,17 +61,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _setup(_options: argparse.Namespace) -> int:
+def _setup(options: argparse.Namespace) -> int:
     """Go builds use every core, so they go one after the other; downloads go beside them."""
+    wanted = options.names or [*binaries.NAMES, "triton"]
 
     def builds() -> None:
         for bundle in (binaries.KUBERNETES, binaries.PROMETHEUS):
             for program in bundle.programs:
-                binaries.ensure(program, board)
+                if program in wanted:
+                    binaries.ensure(program, board)
 
     def downloads() -> None:
-        binaries.ensure("helm", board)
-        triton.ensure(board)
+        if "helm" in wanted:
+            binaries.ensure("helm", board)
+        if "triton" in wanted:
+            triton.ensure(board)
 
     with Board() as board:
         _side_by_side(builds, downloads)
