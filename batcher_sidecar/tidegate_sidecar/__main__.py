@@ -1,0 +1,189 @@
+"""The sidecar's process: puts its parts together, runs them, and drains them at its end."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+import uvloop
+from kubernetes.aio.client import ApiClient
+from kubernetes.aio.config import ConfigException
+
+from tidegate_contract.acknowledgement import PodReport
+from tidegate_contract.table import RoutingTable
+from tidegate_sidecar.core.runtime import ModelRuntime
+from tidegate_sidecar.shell.admin import Admin
+from tidegate_sidecar.shell.config import Settings, connect, read_settings
+from tidegate_sidecar.shell.loading import VersionKeeper
+from tidegate_sidecar.shell.metrics import render
+from tidegate_sidecar.shell.server import DataPlane
+from tidegate_sidecar.shell.triton import Triton
+from tidegate_sidecar.shell.watcher import TableWatcher
+
+RESTART_PAUSE: Final = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The parts that serve one model."""
+
+    runtime: ModelRuntime
+    watcher: TableWatcher
+    keeper: VersionKeeper
+
+    def problems(self) -> list[str]:
+        """What keeps the model from being ready here."""
+        name, table = self.runtime.model, self.runtime.table
+        if table is None:
+            return [f"{name}: there is no routing table"]
+        found = []
+        if not self.watcher.current:
+            found.append(f"{name}: the API server has not said yet which table is current")
+        if not self.keeper.alive:
+            found.append(f"{name}: Triton does not answer")
+        for share in table.baseline:
+            if share.weight and share.version not in self.runtime.ready:
+                state = self.keeper.states().get(share.version)
+                reason = f": {state.error}" if state and state.error else ""
+                found.append(f"{name}: version {share.version} is not ready{reason}")
+        return found
+
+
+class Sidecar:
+    """All models of one pod."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._draining = False
+        self._models: list[Model] = []
+        self._runtimes = {model: ModelRuntime(model, settings.pod_uid) for model in settings.models}
+        self._plane = DataPlane(self._runtimes, settings.triton)
+        self._plane.health_ready = lambda: not self._problems()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until ``stop`` is set, then drain.
+
+        Raises:
+            ConfigException: KUBECONFIG cannot be used.
+            OSError: a port is taken.
+        """
+        settings = self._settings
+        async with AsyncExitStack() as stack:
+            api = await connect()
+            if api:
+                stack.push_async_callback(api.close)
+            else:
+                _log.warning("no API server is known: tables come from files alone")
+            triton = await stack.enter_async_context(Triton(settings.triton))
+            self._models = [self._model(one, triton, api) for one in self._runtimes.values()]
+            for model in self._models:
+                model.watcher.boot()
+            await self._plane.start(settings.host or "", settings.port)
+            admin = Admin(
+                problems=self._problems,
+                report=self._report,
+                metrics=lambda: render(self._runtimes),
+            )
+            stack.push_async_callback(admin.stop)
+            await admin.start(settings.host, settings.admin_port)
+            loops = [asyncio.create_task(_for_ever(loop)) for loop in self._loops()]
+            await stop.wait()
+            _log.info("draining for at most %g s", settings.drain_grace)
+            self._draining = True
+            await self._plane.drain(settings.drain_grace)
+            for task in loops:
+                task.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+
+    def _loops(self) -> Iterator[Callable[[], Awaitable[None]]]:
+        for model in self._models:
+            yield from (model.watcher.run, model.keeper.watch, model.keeper.act)
+
+    def _model(self, runtime: ModelRuntime, triton: Triton, api: ApiClient | None) -> Model:
+        name, settings = runtime.model, self._settings
+
+        def changed() -> None:
+            self._plane.table_changed(name)
+
+        def apply(table: RoutingTable) -> None:
+            runtime.apply(table)
+            changed()
+            keeper.wake()
+
+        keeper = VersionKeeper(
+            runtime,
+            triton,
+            repository=settings.model_repository,
+            pod_uid=settings.pod_uid,
+            changed=changed,
+            clear_of=self._plane.clear_of,
+        )
+        watcher = TableWatcher(
+            settings.namespace,
+            name,
+            apply,
+            api=api,
+            state_directory=settings.state_directory,
+            table_directory=settings.table_directory,
+        )
+        return Model(runtime, watcher, keeper)
+
+    def _problems(self) -> list[str]:
+        draining = ["the pod is shutting down"] if self._draining else []
+        return [*draining, *(found for model in self._models for found in model.problems())]
+
+    def _report(self) -> PodReport:
+        return PodReport(
+            pod=self._settings.pod,
+            pod_uid=self._settings.pod_uid,
+            ready=not self._problems(),
+            models={
+                model.runtime.model: model.watcher.acknowledge(model.keeper.states())
+                for model in self._models
+            },
+        )
+
+
+async def _for_ever(run: Callable[[], Awaitable[None]]) -> NoReturn:
+    """Run a control loop; a fault in one must not end the serving beside it."""
+    while True:
+        try:
+            await run()
+        except Exception:  # noqa: BLE001 - logged; what serves goes on
+            _log.exception("a control loop failed; it starts again")
+        await asyncio.sleep(RESTART_PAUSE)
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await Sidecar(settings).run(stop)
+
+
+def main() -> None:
+    """Entry point; status 2 where a setting is wrong, 1 where a port is taken."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    settings = read_settings(sys.argv[1:], os.environ)
+    try:
+        uvloop.run(_serve(settings))
+    except ConfigException as error:
+        sys.stderr.write(f"tidegate-sidecar: error: KUBECONFIG cannot be used: {error}\n")
+        sys.exit(2)
+    except OSError as error:
+        sys.stderr.write(f"tidegate-sidecar: error: {error}\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

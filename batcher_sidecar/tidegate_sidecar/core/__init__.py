@@ -1,0 +1,1 @@
+"""Pure room: decides for each request where it goes, when and with whom. Time is an argument."""

@@ -1,0 +1,80 @@
+"""What may be asked for: inference, and the read-only part of Triton's own interface.
+
+All else stays shut. With explicit model control ``POST /v2/repository/models/M/load`` runs
+whatever code the caller sends; shared memory, tracing and logging reach into the server.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from http import HTTPStatus
+from typing import Final
+
+from tidegate_sidecar.core.refusal import Refusal, malformed
+
+
+class Kind(Enum):
+    """Who answers."""
+
+    INFER = "infer"
+    READY = "ready"
+    """Our own readiness: Triton's is false while any version loads, or has failed to."""
+    TRITON = "triton"
+    """Triton, as the path says."""
+    TRITON_MODEL = "triton-model"
+    """Triton, about one version: where the path names none, the one that has the traffic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A request's method and path, understood."""
+
+    kind: Kind
+    method: str
+    path: str
+    model: str = ""
+    version: int | None = None
+    suffix: str = ""
+
+    def triton_path(self, default_version: int) -> str:
+        """The path that Triton is asked for; a model's version is always named."""
+        if self.kind is Kind.TRITON:
+            return self.path
+        version = self.version or default_version
+        return f"/v2/models/{self.model}/versions/{version}{self.suffix}"
+
+
+_PLAIN: Final = {
+    ("GET", "/v2/health/ready"): Kind.READY,
+    ("GET", "/v2/health/live"): Kind.TRITON,
+    ("GET", "/v2"): Kind.TRITON,
+    ("GET", "/v2/models/stats"): Kind.TRITON,
+    ("POST", "/v2/repository/index"): Kind.TRITON,
+}
+_SUFFIXES: Final = {
+    ("POST", "/infer"): Kind.INFER,
+    ("GET", ""): Kind.TRITON_MODEL,
+    ("GET", "/ready"): Kind.TRITON_MODEL,
+    ("GET", "/config"): Kind.TRITON_MODEL,
+    ("GET", "/stats"): Kind.TRITON_MODEL,
+}
+_MODEL_PATH: Final = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/[^/]+|)")
+_VERSION: Final = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
+
+
+def understand(method: str, target: str) -> Target:
+    """Find out what a request line asks for.
+
+    Raises:
+        Refusal: 403 for what is not on the list, 400 for a version that is no number.
+    """
+    path = target.partition("?")[0]
+    if kind := _PLAIN.get((method, path.rstrip("/"))):
+        return Target(kind, method, path.rstrip("/"))
+    match = _MODEL_PATH.fullmatch(path)
+    kind = _SUFFIXES.get((method, match[3])) if match else None
+    if not match or not kind:
+        raise Refusal(HTTPStatus.FORBIDDEN, f"{method} {path} is not offered here")
+    if match[2] is not None and not _VERSION.fullmatch(match[2]):
+        raise malformed(f"version {match[2]!r} in the path is not a positive integer")
+    return Target(kind, method, path, match[1], int(match[2]) if match[2] else None, match[3])

@@ -1,0 +1,293 @@
+"""One request to Triton for a whole batch, and its answer split among the members.
+
+Tensors always travel to and from Triton as binary data, whatever the callers speak: members'
+buffers are laid end to end, and an answer is cut from the batch's own buffer without a copy.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import accumulate
+from math import prod
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from tidegate_sidecar.core import tensors
+from tidegate_sidecar.core.refusal import Refusal
+from tidegate_sidecar.core.request import Group, Wanted
+
+_REMEMBERED: Final = 1024
+_REMEMBERED_BYTES: Final = 4096
+
+
+class BadReplyError(Exception):
+    """Triton's answer cannot be split as the batch was put together; the message says why."""
+
+
+class Part(NamedTuple):
+    """What splitting must know of a member: how many rows, what it asked for, its id as JSON."""
+
+    rows: int
+    wanted: tuple[Wanted, ...]
+    id: bytes
+
+
+class Answer(NamedTuple):
+    """A member's answer: JSON, then binary data. ``binary`` False: the JSON is all there is."""
+
+    json: bytes
+    data: list[memoryview]
+    binary: bool
+
+
+class Output(NamedTuple):
+    """An output as it lies in Triton's answer, ``start`` bytes behind the JSON."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    start: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reply:
+    """The JSON of Triton's answer.
+
+    ``size``: bytes of all outputs. ``parameters``: what the model itself said of the request.
+    """
+
+    outputs: dict[str, Output]
+    size: int
+    parameters: bytes
+
+
+class _OutputJson(msgspec.Struct):
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, Any] = {}
+
+
+class _ReplyJson(msgspec.Struct):
+    outputs: list[_OutputJson] = []
+    parameters: msgspec.Raw = msgspec.Raw()
+
+
+_read_json = msgspec.json.Decoder(_ReplyJson).decode
+
+
+def request_json(
+    group: Group, rows: int, outputs: tuple[str, ...], sizes: tuple[int, ...]
+) -> bytes:
+    """Write the JSON that precedes a batch's tensors.
+
+    ``outputs``: what any member asked for. ``sizes``: bytes of each of the group's inputs.
+    """
+    if len(group.parameters) > _REMEMBERED_BYTES:
+        return _request_json(group, rows, outputs, sizes)
+    return _remembered_request_json(group, rows, outputs, sizes)
+
+
+def _request_json(
+    group: Group, rows: int, outputs: tuple[str, ...], sizes: tuple[int, ...]
+) -> bytes:
+    first = [rows] if group.batched else []
+    classes = dict(group.classified)
+    return msgspec.json.encode(
+        {
+            "inputs": [
+                {
+                    "name": name,
+                    "datatype": datatype,
+                    "shape": [*first, *shape],
+                    "parameters": {"binary_data_size": size},
+                }
+                for (name, datatype, shape), size in zip(group.inputs, sizes, strict=True)
+            ],
+            "outputs": [
+                {"name": name, "parameters": _output_parameters(classes.get(name, 0))}
+                for name in outputs
+            ],
+            "parameters": msgspec.Raw(group.parameters),
+        }
+    )
+
+
+_remembered_request_json = lru_cache(maxsize=_REMEMBERED)(_request_json)
+
+
+def _output_parameters(classes: int) -> dict[str, int | bool]:
+    return {"binary_data": True} | ({"classification": classes} if classes else {})
+
+
+def read_reply(header: bytes) -> Reply:
+    """Read the JSON of an answer.
+
+    Raises:
+        BadReplyError: not the JSON of an answer with binary data of the sizes that it says.
+    """
+    if len(header) > _REMEMBERED_BYTES:
+        return _read_reply(header)
+    return _remembered_reply(header)
+
+
+def _read_reply(header: bytes) -> Reply:
+    try:
+        reply = _read_json(header)
+        sizes = [int(one.parameters["binary_data_size"]) for one in reply.outputs]
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise BadReplyError(f"the model server's answer is not understood: {error!r}") from error
+    starts = accumulate(sizes, initial=0)
+    for one, size in zip(reply.outputs, sizes, strict=True):
+        element = tensors.ELEMENT_BYTES.get(one.datatype)
+        if min(one.shape, default=0) < 0 or (element and size != prod(one.shape) * element):
+            raise BadReplyError(f"output {one.name}: {size} bytes for the shape {one.shape}")
+    return Reply(
+        outputs={
+            one.name: Output(one.name, one.datatype, tuple(one.shape), start, size)
+            for one, start, size in zip(reply.outputs, starts, sizes, strict=False)
+        },
+        size=sum(sizes),
+        parameters=bytes(reply.parameters),
+    )
+
+
+_remembered_reply = lru_cache(maxsize=_REMEMBERED)(_read_reply)
+
+
+class _Recipe(NamedTuple):
+    """How members that asked for the same are cut, where all they asked for is of fixed size.
+
+    ``tail``: the end of the JSON. ``cuts``: start, bytes from row to row, bytes of a member.
+    """
+
+    tail: bytes
+    cuts: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Splitter:
+    """Cuts one batch's answer.
+
+    ``label``: the JSON members that name model and version. ``total``: rows of the batch.
+    """
+
+    label: bytes
+    reply: Reply
+    data: memoryview
+    total: int
+    _offsets: dict[str, list[int]] = field(default_factory=dict)
+
+    def split(self, parts: Sequence[Part]) -> list[Answer | Refusal]:
+        """Cut one answer for each member, in their order; a refusal says what JSON cannot carry.
+
+        Raises:
+            BadReplyError: outputs that cannot be cut as the batch was put together.
+        """
+        if self.reply.size != len(self.data):
+            raise BadReplyError(f"{len(self.data)} bytes of outputs, not {self.reply.size}")
+        whole = len(parts) == 1
+        answers: list[Answer | Refusal] = []
+        row = 0
+        for part in parts:
+            recipe = _recipe(self.reply, self.total, part.rows, part.wanted, whole)
+            if recipe:
+                cuts = [(start + row * stride, length) for start, stride, length in recipe.cuts]
+                data = [self.data[start : start + length] for start, length in cuts]
+                answers.append(Answer(self._json(part, recipe.tail), data, binary=True))
+            else:
+                answers.append(self._look_inside(part, row, whole))
+            row += part.rows
+        return answers
+
+    def _json(self, part: Part, tail: bytes) -> bytes:
+        if part.id:
+            return b'{"id":%b,%b,%b' % (part.id, self.label, tail)
+        return b"{%b,%b" % (self.label, tail)
+
+    def _look_inside(self, part: Part, row: int, whole: bool) -> Answer | Refusal:
+        """Cut where elements differ in length, or the caller wants JSON."""
+        described: list[dict[str, Any]] = []
+        blobs: list[memoryview] = []
+        for wanted, output in _given(self.reply, part.wanted):
+            shape = _member_shape(output, self.total, part.rows, whole)
+            begin, end = self._span(output, row, part.rows, whole)
+            data = self.data[begin:end]
+            form: dict[str, Any] = {"parameters": {"binary_data_size": len(data)}}
+            if wanted.binary:
+                blobs.append(data)
+            else:
+                try:
+                    form = {"data": tensors.to_json(data, output.datatype, f"output {output.name}")}
+                except Refusal as refusal:
+                    return refusal
+            described.append(
+                {"name": output.name, "datatype": output.datatype, "shape": shape} | form
+            )
+        tail = _tail(described, self.reply.parameters if whole else b"")
+        return Answer(self._json(part, tail), blobs, binary=bool(blobs))
+
+    def _span(self, output: Output, row: int, rows: int, whole: bool) -> tuple[int, int]:
+        if whole:
+            return output.start, output.start + output.size
+        if output.datatype != tensors.BYTES:
+            stride = output.size // self.total
+            return output.start + row * stride, output.start + (row + rows) * stride
+        offsets = self._row_offsets(output)
+        return output.start + offsets[row], output.start + offsets[row + rows]
+
+    def _row_offsets(self, output: Output) -> list[int]:
+        if output.name not in self._offsets:
+            elements = self.data[output.start : output.start + output.size]
+            in_row = prod(output.shape[1:])
+            try:
+                self._offsets[output.name] = tensors.row_offsets(elements, self.total, in_row)
+            except ValueError as error:
+                raise BadReplyError(f"output {output.name}: {error}") from error
+        return self._offsets[output.name]
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _recipe(
+    reply: Reply, total: int, rows: int, wanted: tuple[Wanted, ...], whole: bool
+) -> _Recipe | None:
+    described = []
+    cuts = []
+    for one, output in _given(reply, wanted):
+        if not one.binary or output.datatype == tensors.BYTES or (whole and reply.parameters):
+            return None
+        length = output.size if whole else output.size // total * rows
+        described.append(
+            {
+                "name": output.name,
+                "datatype": output.datatype,
+                "shape": _member_shape(output, total, rows, whole),
+                "parameters": {"binary_data_size": length},
+            }
+        )
+        cuts.append((output.start, 0 if whole else output.size // total, length))
+    return _Recipe(_tail(described, b""), tuple(cuts))
+
+
+def _tail(described: list[dict[str, Any]], parameters: bytes) -> bytes:
+    outputs = b'"outputs":%b' % msgspec.json.encode(described)
+    return b'%b,"parameters":%b}' % (outputs, parameters) if parameters else outputs + b"}"
+
+
+def _given(reply: Reply, wanted: tuple[Wanted, ...]) -> Iterator[tuple[Wanted, Output]]:
+    """What is wanted and there: a model may leave an output out, and Triton lets it."""
+    for one in wanted:
+        if output := reply.outputs.get(one.name):
+            yield one, output
+
+
+def _member_shape(output: Output, total: int, rows: int, whole: bool) -> list[int]:
+    if whole:
+        return list(output.shape)
+    if not output.shape or output.shape[0] != total:
+        raise BadReplyError(
+            f"output {output.name} has the shape {list(output.shape)} for a batch of {total} rows"
+        )
+    return [rows, *output.shape[1:]]

@@ -1,0 +1,125 @@
+"""One request from its arrival to its end, and how it counts for or against its arm.
+
+A check concerns every request that the split routed to its arm; none that was refused as
+malformed or while the arm was within its share of the queue, none that fell back, none that named
+its version itself: those have no checks at all. Then, by what became of the request:
+
+=====================  ===================  ====================================
+end                    error check          check of a bound b
+=====================  ===================  ====================================
+answered well          concerned            bad above b
+error of the server    bad                  bad
+4xx of the model       concerned            bad above b
+refused over quota     concerned            bad
+cancelled in queue     not concerned        bad if older than b, else not concerned
+cancelled when sent    by its batch's end   the same
+=====================  ===================  ====================================
+
+What is unanswered and older than b when somebody looks counts as bad at once, and only once.
+"""
+
+from typing import Any
+
+from tidegate_sidecar.core.counters import CheckCount, Outcome, Tally
+from tidegate_sidecar.core.request import Buffer, Decoded, Plan
+
+
+class Pending:
+    """A request that was let in. ``caller`` is whom to answer: the shell's business.
+
+    ``arrived``: when it was read completely, in seconds. ``buffers``: its inputs' bytes, in the
+    order of its group.
+    """
+
+    __slots__ = (
+        "_counted",
+        "arm",
+        "arrived",
+        "body",
+        "buffers",
+        "caller",
+        "cancelled",
+        "checks",
+        "decoded",
+        "plan",
+        "priority",
+        "start",
+        "tally",
+        "version",
+    )
+
+    def __init__(
+        self,
+        caller: Any,
+        decoded: Decoded,
+        body: bytes,
+        start: int,
+        priority: int,
+        arrived: float,
+    ) -> None:
+        self.caller = caller
+        self.decoded = decoded
+        self.body = body
+        self.start = start
+        self.priority = priority
+        self.arrived = arrived
+        self.cancelled = False
+        self._counted = 0
+        self.arm: str
+        self.version: int
+        self.plan: Plan
+        self.buffers: list[Buffer]
+        self.tally: Tally
+        self.checks: tuple[CheckCount, ...]
+
+    def assign(
+        self, arm: str, version: int, plan: Plan, tally: Tally, checks: tuple[CheckCount, ...]
+    ) -> None:
+        """Give the request to an arm of a version that takes it.
+
+        Raises:
+            Refusal: its data contradict its shapes.
+        """
+        self.buffers = plan.take(self.decoded, self.body, self.start)
+        self.arm = arm
+        self.version = version
+        self.plan = plan
+        self.tally = tally
+        self.checks = checks
+
+    def end(self, outcome: Outcome, now: float) -> None:
+        """Count the request as it was answered."""
+        seconds = now - self.arrived
+        self.tally.count(outcome)
+        if outcome != "rejected":
+            self.tally.duration.observe(seconds)
+        failed = outcome == "server_error"
+        for i, check in enumerate(self.checks):
+            if check.bound is None:
+                check.requests += 1
+                check.bad += failed
+            elif not self._counted >> i & 1:
+                check.requests += 1
+                check.bad += failed or outcome == "rejected" or seconds > check.bound
+
+    def cancel(self, now: float) -> None:
+        """Count a request whose caller has gone."""
+        self.cancelled = True
+        self.tally.count("cancelled")
+        self.look(now)
+
+    def end_cancelled(self, *, failed: bool) -> None:
+        """Count what became of the batch of a request that was cancelled after it was sent."""
+        for check in self.checks:
+            if check.bound is None:
+                check.requests += 1
+                check.bad += failed
+
+    def look(self, now: float) -> None:
+        """Count what is overdue already."""
+        for i, check in enumerate(self.checks):
+            overdue = check.bound is not None and now - self.arrived > check.bound
+            if overdue and not self._counted >> i & 1:
+                self._counted |= 1 << i
+                check.requests += 1
+                check.bad += 1

@@ -1,0 +1,35 @@
+"""Why a request gets no inference: the status and the sentence that its client reads."""
+
+from http import HTTPStatus
+
+
+class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a failure of ours
+    """An answer other than the model's own.
+
+    ``status`` is HTTP's. A client's own mistake is a 4xx that names the field.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+    @property
+    def retry_after(self) -> bool:
+        """Whether the same request may well succeed a second later."""
+        return self.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+def malformed(message: str) -> Refusal:
+    """The request breaks the protocol or contradicts the model's metadata."""
+    return Refusal(HTTPStatus.BAD_REQUEST, message)
+
+
+def too_large(message: str) -> Refusal:
+    """The request is beyond a limit of size."""
+    return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
+
+
+def unavailable(message: str) -> Refusal:
+    """Nothing here can serve the request now."""
+    return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, message)

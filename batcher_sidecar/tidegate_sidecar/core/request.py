@@ -1,0 +1,430 @@
+"""A client's inference request: read strictly, then held to the metadata of the version it goes to.
+
+Theory of operation. ``Decoder.decode`` reads what the protocol alone can judge: JSON, parameters,
+sizes. ``Plan.of`` holds the result to one version's inputs and outputs and says which requests
+it may share a batch with. ``take`` cuts the body into one buffer for each input. All three raise
+``Refusal`` with the field's name, so that Triton never sees a malformed request: it would answer
+many of them 500, which is evidence against a version, and one kind of them ends its process.
+
+Equal JSON headers decode to the same object, remembered by their bytes: a client repeats them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import accumulate
+from math import prod
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from tidegate_contract import names
+from tidegate_contract.acknowledgement import Tensor
+from tidegate_sidecar.core import tensors
+from tidegate_sidecar.core.refusal import Refusal, malformed, too_large
+from tidegate_sidecar.core.version import VersionInfo
+
+MAX_JSON_BYTES: Final = 64 * 2**20
+"""Triton's own bound on JSON."""
+
+_REMEMBERED_BYTES: Final = 4096
+_REMEMBERED: Final = 1024
+_MAX_RANK: Final = 64
+_INT64: Final = range(-(2**63), 2**63)
+
+Buffer = bytes | memoryview
+
+
+class Input(NamedTuple):
+    """An input as the request declares it. ``size``: bytes of binary data, None for JSON."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    size: int | None
+
+
+class Wanted(NamedTuple):
+    """An output that the caller asks for, and how. ``classes``: top-k labels, 0 for the tensor."""
+
+    name: str
+    binary: bool
+    classes: int
+
+
+class Call(NamedTuple):
+    """What a request asks of the model, without its values, id and priority.
+
+    ``outputs`` empty: all of them, binary where ``binary_outputs``. ``alone``: part of a sequence.
+    ``raw``: one input's bytes without any description.
+    """
+
+    inputs: tuple[Input, ...]
+    outputs: tuple[Wanted, ...] = ()
+    binary_outputs: bool = False
+    parameters: bytes = b"{}"
+    alone: bool = False
+    raw: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decoded:
+    """A request as the protocol defines it, not yet held to any version.
+
+    ``id``: as JSON, empty where there is none. ``priority``: None where the request names none.
+    ``values``: the inputs' JSON data, in their order.
+    """
+
+    id: bytes
+    priority: int | None
+    call: Call
+    values: tuple[msgspec.Raw, ...]
+    binary_bytes: int
+
+
+class Group(NamedTuple):
+    """Requests of one version that may share a batch have equal groups.
+
+    ``inputs``: name, datatype and shape of one row, by name. ``classified``: outputs asked for as
+    labels. ``batched``: shapes have a first dimension that batches are stacked along. ``alone``:
+    equal requests all the same go one by one.
+    """
+
+    inputs: tuple[tuple[str, str, tuple[int, ...]], ...]
+    classified: tuple[tuple[str, int], ...]
+    parameters: bytes
+    batched: bool
+    alone: bool
+
+
+class _InputJson(msgspec.Struct):
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, Any] = {}
+    data: msgspec.Raw = msgspec.Raw()
+
+
+class _OutputJson(msgspec.Struct):
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class _RequestJson(msgspec.Struct):
+    inputs: list[_InputJson]
+    outputs: list[_OutputJson] = []
+    id: str = ""
+    parameters: dict[str, Any] = {}
+
+
+_read_json = msgspec.json.Decoder(_RequestJson).decode
+
+
+class Decoder:
+    """Reads bodies; remembers the headers that it has read."""
+
+    def __init__(self) -> None:
+        self._remembered: dict[bytes, Decoded] = {}
+
+    def decode(self, body: bytes, header_length: int | None) -> tuple[Decoded, int]:
+        """Read a body; returns it with the place where its binary data begins.
+
+        ``header_length``: bytes of JSON before the binary data; None: all is JSON; 0: no JSON.
+
+        Raises:
+            Refusal: the client's mistake, by field.
+        """
+        if header_length == 0:
+            call = Call((Input("", "", (), len(body)),), binary_outputs=True, raw=True)
+            return Decoded(b"", None, call, (), len(body)), 0
+        start = len(body) if header_length is None else header_length
+        if start > len(body):
+            raise malformed(f"Inference-Header-Content-Length {start} is beyond the body's end")
+        if start > MAX_JSON_BYTES:
+            raise too_large(f"more than {MAX_JSON_BYTES} bytes of JSON")
+        header = body[:start]
+        decoded = self._remembered.get(header)
+        if decoded is None:
+            decoded = _decode(header)
+            if start <= _REMEMBERED_BYTES and not decoded.values:
+                if len(self._remembered) >= _REMEMBERED:
+                    self._remembered.clear()
+                self._remembered[header] = decoded
+        if decoded.binary_bytes != len(body) - start:
+            raise malformed(
+                f"{len(body) - start} bytes after the JSON, where the inputs' binary_data_size "
+                f"add up to {decoded.binary_bytes}"
+            )
+        return decoded, start
+
+
+def _decode(header: bytes) -> Decoded:
+    try:
+        request = _read_json(header)
+    except UnicodeDecodeError as error:
+        raise malformed("a text of the request is not UTF-8") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise malformed(f"request: {error}") from error
+    if not request.inputs:
+        raise malformed("inputs: there is none")
+    inputs = tuple(_input(one, f"inputs[{i}]") for i, one in enumerate(request.inputs))
+    _check_distinct([one.name for one in inputs], "inputs")
+    custom = {
+        name: _parameter(value, f"parameters.{name}") for name, value in request.parameters.items()
+    }
+    binary = _flag(custom.pop("binary_data_output", False), "parameters.binary_data_output")
+    outputs = tuple(_output(o, f"outputs[{i}]", binary) for i, o in enumerate(request.outputs))
+    _check_distinct([one.name for one in outputs], "outputs")
+    priority = _priority(custom.pop("priority", None))
+    _unsigned(custom.pop("timeout", 0), "parameters.timeout")
+    for name in ("sequence_start", "sequence_end"):
+        _flag(custom.get(name, False), f"parameters.{name}")
+    sequence = custom.get("sequence_id", 0)
+    if not isinstance(sequence, str):
+        _unsigned(sequence, "parameters.sequence_id")
+    call = Call(
+        inputs=inputs,
+        outputs=outputs,
+        binary_outputs=binary,
+        parameters=msgspec.json.encode(custom, order="deterministic"),
+        alone=sequence not in (0, ""),
+    )
+    return Decoded(
+        id=msgspec.json.encode(request.id) if request.id else b"",
+        priority=priority,
+        call=call,
+        values=tuple(one.data for one in request.inputs if one.data),
+        binary_bytes=sum(one.size or 0 for one in inputs),
+    )
+
+
+def _input(one: _InputJson, where: str) -> Input:
+    if one.datatype not in tensors.ELEMENT_BYTES and one.datatype != tensors.BYTES:
+        raise malformed(f"{where}.datatype: there is no {one.datatype!r}")
+    if len(one.shape) > _MAX_RANK:
+        raise malformed(f"{where}.shape: more than {_MAX_RANK} dimensions")
+    count = tensors.element_count(one.shape, f"{where}.shape")
+    _check_no_shared_memory(one.parameters, where)
+    size = one.parameters.get("binary_data_size")
+    if (size is None) == (not one.data):
+        raise malformed(f"{where}: needs either data or parameters.binary_data_size")
+    if size is not None:
+        size = _unsigned(size, f"{where}.parameters.binary_data_size")
+        needed = count * tensors.ELEMENT_BYTES.get(one.datatype, 0)
+        if one.datatype != tensors.BYTES and size != needed:
+            raise malformed(f"{where}: {size} bytes of data, its shape and type take {needed}")
+    return Input(one.name, one.datatype, tuple(one.shape), size)
+
+
+def _output(one: _OutputJson, where: str, binary: bool) -> Wanted:
+    _check_no_shared_memory(one.parameters, where)
+    binary = _flag(one.parameters.get("binary_data", binary), f"{where}.parameters.binary_data")
+    classes = _unsigned(one.parameters.get("classification", 0), f"{where}.classification")
+    if classes > tensors.MAX_ELEMENTS:
+        raise malformed(f"{where}.parameters.classification: {classes} is too many")
+    return Wanted(one.name, binary, classes)
+
+
+def _priority(value: Any) -> int | None:
+    """1 is the highest; 0 and what lies beyond the last level mean the default level."""
+    if value is None:
+        return None
+    level = _unsigned(value, "parameters.priority")
+    return level if 1 <= level <= names.PRIORITY_LEVELS else names.DEFAULT_PRIORITY
+
+
+def priority_from_header(headers: Mapping[str, str]) -> int:
+    """The level that the priority header asks for, the default where there is none.
+
+    Raises:
+        Refusal: not an unsigned integer.
+    """
+    value = headers.get(names.HEADER_PRIORITY)
+    if value is None:
+        return names.DEFAULT_PRIORITY
+    if not (value.isascii() and value.isdigit()):
+        raise malformed(f"header {names.HEADER_PRIORITY}: {value!r} is no unsigned integer")
+    return _priority(int(value[:20])) or names.DEFAULT_PRIORITY
+
+
+def _parameter(value: Any, where: str) -> str | bool | int | float:
+    if where.startswith("parameters.triton_"):
+        raise malformed(f"{where}: names that begin with triton_ are reserved")
+    if not isinstance(value, str | bool | int | float):
+        raise malformed(f"{where}: must be a string, a number or a boolean")
+    if isinstance(value, int) and value not in _INT64:
+        raise malformed(f"{where}: {value} does not fit 64 bits")
+    return value
+
+
+def _unsigned(value: Any, where: str) -> int:
+    if type(value) is not int or value < 0:
+        raise malformed(f"{where}: must be an unsigned integer")
+    return value
+
+
+def _flag(value: Any, where: str) -> bool:
+    if type(value) is not bool:
+        raise malformed(f"{where}: must be true or false")
+    return value
+
+
+def _check_no_shared_memory(parameters: dict[str, Any], where: str) -> None:
+    if any(name.startswith("shared_memory_") for name in parameters):
+        raise malformed(f"{where}.parameters: shared memory is not offered here")
+
+
+def _check_distinct(found: Sequence[str], where: str) -> None:
+    if len(set(found)) != len(found):
+        raise malformed(f"{where}: a name stands there twice")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A call as one version takes it.
+
+    ``call`` has every input described and every output named. ``rows``: its share of a batch.
+    """
+
+    call: Call
+    group: Group
+    rows: int
+
+    @staticmethod
+    def of(call: Call, version: "Interface") -> "Plan":
+        """Hold a call to a version.
+
+        Raises:
+            Refusal: unknown or missing inputs, unknown outputs, other types, shapes that do not
+                fit, more rows than the version takes.
+        """
+        if len(call.parameters) > _REMEMBERED_BYTES:
+            return _plan(call, version)
+        return _remembered_plan(call, version)
+
+    @cached_property
+    def _spans(self) -> list[tuple[int, int]]:
+        """Where the group's inputs lie in the binary data."""
+        inputs = self.call.inputs
+        ends = list(accumulate(one.size or 0 for one in inputs))
+        spans = {
+            one.name: (end - (one.size or 0), end) for one, end in zip(inputs, ends, strict=True)
+        }
+        return [spans[name] for name, _, _ in self.group.inputs]
+
+    @cached_property
+    def _plain(self) -> bool:
+        """Whether the binary data needs no look: all of it, and no lengths inside."""
+        return all(one.size is not None and one.datatype != "BYTES" for one in self.call.inputs)
+
+    def take(self, decoded: Decoded, body: bytes, start: int) -> list[Buffer]:
+        """Cut a body into one buffer for each of the group's inputs.
+
+        Raises:
+            Refusal: JSON data or BYTES elements that contradict the shape.
+        """
+        view = memoryview(body)
+        buffers: list[Buffer] = [view[start + begin : start + end] for begin, end in self._spans]
+        if not self._plain:
+            self._look_inside(buffers, decoded)
+        return buffers
+
+    def _look_inside(self, buffers: list[Buffer], decoded: Decoded) -> None:
+        place = {name: i for i, (name, _, _) in enumerate(self.group.inputs)}
+        values = iter(decoded.values)
+        for i, one in enumerate(self.call.inputs):
+            if one.size is None:
+                where = f"inputs[{i}].data"
+                tensor = tensors.from_json(next(values), one.datatype, one.shape, where)
+                buffers[place[one.name]] = tensor
+            elif one.datatype == tensors.BYTES:
+                view = memoryview(buffers[place[one.name]])
+                tensors.check_elements(view, prod(one.shape), f"inputs[{i}]")
+
+
+class Interface:
+    """What a version takes and gives, indexed by name; compared by identity."""
+
+    def __init__(self, info: VersionInfo) -> None:
+        self.batched = info.max_batch_size > 0
+        self.max_rows = max(info.max_batch_size, 1)
+        self.one_by_one = not (self.batched and info.batchable)
+        self.inputs = {tensor.name: tensor for tensor in info.inputs}
+        self.outputs = {tensor.name: tensor for tensor in info.outputs}
+
+
+def _plan(call: Call, version: Interface) -> Plan:
+    if call.raw:
+        call = _describe_raw(call, version)
+    rows = {_rows(one, f"inputs[{i}]", version) for i, one in enumerate(call.inputs)}
+    if len(rows) > 1:
+        raise malformed("inputs: their first dimensions, the batch, must be equal")
+    given = {one.name for one in call.inputs}
+    for name, tensor in version.inputs.items():
+        if name not in given and not tensor.optional:
+            raise malformed(f"inputs: {name!r} is missing")
+    outputs = call.outputs or tuple(
+        Wanted(name, call.binary_outputs, 0) for name in version.outputs
+    )
+    for i, wanted in enumerate(outputs):
+        if wanted.name not in version.outputs:
+            raise malformed(f"outputs[{i}].name: the model has no output {wanted.name!r}")
+    first = 1 if version.batched else 0
+    group = Group(
+        inputs=tuple(sorted((i.name, i.datatype, i.shape[first:]) for i in call.inputs)),
+        classified=tuple(sorted((w.name, w.classes) for w in outputs if w.classes)),
+        parameters=call.parameters,
+        batched=version.batched,
+        alone=call.alone or version.one_by_one,
+    )
+    return Plan(call._replace(outputs=outputs), group, rows.pop())
+
+
+_remembered_plan = lru_cache(maxsize=_REMEMBERED)(_plan)
+
+
+def _rows(one: Input, where: str, version: Interface) -> int:
+    """Rows of an input that fits the version's metadata."""
+    tensor = version.inputs.get(one.name)
+    if tensor is None:
+        raise malformed(f"{where}.name: the model has no input {one.name!r}")
+    if one.datatype != tensor.datatype:
+        raise malformed(f"{where}.datatype: {one.datatype}, the model takes {tensor.datatype}")
+    expected = [-1, *tensor.shape] if version.batched else tensor.shape
+    if len(one.shape) != len(expected) or any(
+        wanted not in (-1, size) for wanted, size in zip(expected, one.shape, strict=True)
+    ):
+        raise malformed(f"{where}.shape: {list(one.shape)}, the model takes {expected}")
+    if not version.batched:
+        return 1
+    if not 1 <= one.shape[0] <= version.max_rows:
+        raise malformed(
+            f"{where}.shape: inference request batch-size must be <= {version.max_rows} "
+            f"and not 0, got {one.shape[0]}"
+        )
+    return one.shape[0]
+
+
+def _describe_raw(call: Call, version: Interface) -> Call:
+    """Describe a body without JSON: one input, one row, at most one open dimension."""
+    if len(version.inputs) != 1:
+        raise malformed("a body without JSON needs a model with exactly one input")
+    (tensor,) = version.inputs.values()
+    size = call.inputs[0].size or 0
+    shape = _raw_shape(tensor, size)
+    if version.batched:
+        shape = [1, *shape]
+    return call._replace(inputs=(Input(tensor.name, tensor.datatype, tuple(shape), size),))
+
+
+def _raw_shape(tensor: Tensor, size: int) -> list[int]:
+    where = f"a body of {size} bytes without JSON does not fit input {tensor.name!r}"
+    if tensor.datatype == tensors.BYTES:
+        # The body is the only element, without its length: Triton adds it, and so must we.
+        raise Refusal(415, f"{where}: describe BYTES by JSON")
+    fixed = tensors.ELEMENT_BYTES[tensor.datatype] * prod(d for d in tensor.shape if d != -1)
+    if tensor.shape.count(-1) > 1 or not fixed or size % fixed:
+        raise malformed(f"{where} of shape {tensor.shape}")
+    if -1 not in tensor.shape and size != fixed:
+        raise malformed(f"{where} of shape {tensor.shape}")
+    return [size // fixed if dimension == -1 else dimension for dimension in tensor.shape]

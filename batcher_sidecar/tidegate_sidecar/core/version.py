@@ -1,0 +1,22 @@
+"""What the data plane must know of a version that Triton has ready."""
+
+from dataclasses import dataclass
+
+from tidegate_contract.acknowledgement import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionInfo:
+    """A ready version, from Triton's metadata and config.
+
+    ``max_batch_size`` 0: the model takes no batches. ``batchable`` is False too for sequence and
+    decoupled models: their requests pass one by one. ``instances``: how many executions Triton
+    runs side by side. Shapes are without the batch dimension.
+    """
+
+    version: int
+    max_batch_size: int
+    batchable: bool
+    instances: int
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]

@@ -1,0 +1,1 @@
+"""Acts for the core: sockets, Triton, the API server, metrics, signals."""

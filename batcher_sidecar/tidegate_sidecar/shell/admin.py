@@ -1,0 +1,61 @@
+"""Port 9002: probes, metrics and the acknowledgement. Read-only; it changes nothing here."""
+
+from collections.abc import Callable
+
+import msgspec
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from tidegate_contract.acknowledgement import PodReport
+
+Problems = Callable[[], list[str]]
+"""What keeps the pod from being ready, each in one sentence; none: it is."""
+
+
+class Admin:
+    """The server of the port."""
+
+    def __init__(
+        self,
+        *,
+        problems: Problems,
+        report: Callable[[], PodReport],
+        metrics: Callable[[], bytes],
+    ) -> None:
+        self._problems = problems
+        self._report = report
+        self._metrics = metrics
+        application = web.Application()
+        application.router.add_get("/healthz", self._healthz)
+        application.router.add_get("/readyz", self._readyz)
+        application.router.add_get("/routing", self._routing)
+        application.router.add_get("/metrics", self._scrape)
+        self._runner = web.AppRunner(application, access_log=None)
+
+    async def start(self, host: str | None, port: int) -> None:
+        """Listen.
+
+        Raises:
+            OSError: the address is taken or not ours.
+        """
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host, port).start()
+
+    async def stop(self) -> None:
+        """Close the port."""
+        await self._runner.cleanup()
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        problems = self._problems()
+        text = "".join(f"{problem}\n" for problem in problems) or "ready\n"
+        return web.Response(text=text, status=503 if problems else 200)
+
+    async def _routing(self, _: web.Request) -> web.Response:
+        body = msgspec.json.encode(self._report())
+        return web.Response(body=body, content_type="application/json")
+
+    async def _scrape(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})

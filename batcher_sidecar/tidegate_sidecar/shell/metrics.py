@@ -1,0 +1,144 @@
+"""The counters of all models as Prometheus reads them, written when it asks."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from tidegate_contract import names
+from tidegate_sidecar.core.counters import Counters, Histogram
+from tidegate_sidecar.core.runtime import ModelRuntime
+
+_ARM = ("model", "version", "arm")
+_LEVEL = (*_ARM, "priority")
+_CHECK = (*_ARM, "check", "priority")
+
+
+def render(
+    runtimes: Mapping[str, ModelRuntime], clock: Callable[[], float] = time.monotonic
+) -> bytes:
+    """Write what has been counted, in Prometheus' text format.
+
+    Looks first at what is in flight: a request that is overdue already counts as slow, or a
+    version that hangs would look healthy. ``clock`` is the data plane's.
+    """
+    now = clock()
+    for runtime in runtimes.values():
+        runtime.look(now)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Models(runtimes))
+    return generate_latest(registry)
+
+
+class _Models(Collector):
+    def __init__(self, runtimes: Mapping[str, ModelRuntime]) -> None:
+        self._runtimes = runtimes
+
+    def collect(self) -> Iterable[Metric]:
+        """All families; each holds the samples of all models."""
+        families = _Families()
+        for model, runtime in self._runtimes.items():
+            families.add(model, runtime.counters)
+            if runtime.table:
+                families.revision.add_metric([model], runtime.table.revision)
+        return families
+
+
+class _Families:
+    """One family for each name, in the order in which they are exported."""
+
+    def __init__(self) -> None:
+        self.check_requests = CounterMetricFamily(
+            names.METRIC_CHECK_REQUESTS,
+            "Requests that a check of the table concerns.",
+            labels=_CHECK,
+        )
+        self.check_bad = CounterMetricFamily(
+            names.METRIC_CHECK_BAD,
+            "Those that failed, or were slower than its bound.",
+            labels=_CHECK,
+        )
+        self.requests = CounterMetricFamily(
+            "tidegate_requests", "Requests by what became of them.", labels=(*_LEVEL, "outcome")
+        )
+        self.duration = HistogramMetricFamily(
+            "tidegate_request_duration_seconds", "From read to answered.", labels=_ARM
+        )
+        self.queued = HistogramMetricFamily(
+            "tidegate_queue_seconds", "From read to sent to Triton.", labels=_LEVEL
+        )
+        self.batch_size = HistogramMetricFamily(
+            "tidegate_batch_size", "Rows of the batches sent.", labels=("model", "version")
+        )
+        self.in_flight = GaugeMetricFamily(
+            "tidegate_inflight", "Requests that Triton has.", labels=_ARM
+        )
+        self.waiting = GaugeMetricFamily(
+            "tidegate_queue_length", "Requests that wait.", labels=_LEVEL
+        )
+        self.fallback = CounterMetricFamily(
+            "tidegate_fallback",
+            "Requests that the default arm served for one not ready.",
+            labels=("model", "from"),
+        )
+        self.restarts = CounterMetricFamily(
+            "tidegate_triton_restarts", "Times that Triton was found restarted.", labels=("model",)
+        )
+        self.revision = GaugeMetricFamily(
+            "tidegate_routing_revision", "Revision of the table in use.", labels=("model",)
+        )
+
+    def __iter__(self) -> Iterator[Metric]:
+        return iter(vars(self).values())
+
+    def add(self, model: str, counters: Counters) -> None:
+        """Take over one model's counters."""
+        self._add_checks(model, counters)
+        self._add_tallies(model, counters)
+        for (arm, version), histogram in counters.durations.items():
+            _observe(self.duration, [model, _version(version), arm], histogram)
+        for version, histogram in counters.batch_sizes.items():
+            _observe(self.batch_size, [model, _version(version)], histogram)
+        for arm, count in counters.fallbacks.items():
+            self.fallback.add_metric([model, arm], count)
+        self.restarts.add_metric([model], counters.triton_restarts)
+
+    def _add_checks(self, model: str, counters: Counters) -> None:
+        for (check, arm, version, level), count in counters.checks.items():
+            labels = [model, _version(version), arm, check, str(level)]
+            self.check_requests.add_metric(labels, count.requests)
+            self.check_bad.add_metric(labels, count.bad)
+
+    def _add_tallies(self, model: str, counters: Counters) -> None:
+        in_flight: dict[tuple[int, str], int] = {}
+        for (arm, version, level), tally in counters.tallies.items():
+            labels = [model, _version(version), arm, str(level)]
+            for outcome, count in tally.outcomes.items():
+                self.requests.add_metric([*labels, outcome], count)
+            self.waiting.add_metric(labels, tally.waiting)
+            if any(tally.queued.counts):
+                _observe(self.queued, labels, tally.queued)
+            in_flight[version, arm] = in_flight.get((version, arm), 0) + tally.in_flight
+        for (version, arm), count in in_flight.items():
+            self.in_flight.add_metric([model, _version(version), arm], count)
+
+
+def _version(version: int) -> str:
+    """The label's value: empty for requests that were refused before they had a version."""
+    return str(version) if version else ""
+
+
+def _observe(family: HistogramMetricFamily, labels: list[str], histogram: Histogram) -> None:
+    buckets: list[tuple[str, float]] = []
+    total = 0
+    for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
+        total += count
+        buckets.append(("+Inf" if bound == float("inf") else repr(float(bound)), total))
+    family.add_metric(labels, buckets, histogram.total)

@@ -1,0 +1,301 @@
+"""The data plane: KServe v2 over HTTP in, batches to Triton out.
+
+Decisions are the core's. This room hands requests in, sends the batches that it is told to send,
+and writes the answers that it is given.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import lru_cache, partial
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+
+from tidegate_contract import names
+from tidegate_sidecar.core.batcher import Batch
+from tidegate_sidecar.core.endpoints import Kind, Target
+from tidegate_sidecar.core.pending import Pending
+from tidegate_sidecar.core.refusal import Refusal, malformed, unavailable
+from tidegate_sidecar.core.request import Buffer
+from tidegate_sidecar.core.runtime import ModelRuntime, Result
+from tidegate_sidecar.shell import upstream
+from tidegate_sidecar.shell.connection import Connection
+from tidegate_sidecar.shell.http import Memory, RequestHead, read_request_head
+
+_log = logging.getLogger(__name__)
+
+_JSON: Final = b"Content-Type: application/json\r\n"
+_BINARY: Final = b"Content-Type: application/octet-stream\r\n"
+_DRAIN_STEP: Final = 0.05
+_CLEARING_SECONDS: Final = 0.05
+"""How long what is under way is waited for before a load; what is slower takes its chance."""
+_CLEARING_STEP: Final = 0.002
+_TAKING_SECONDS: Final = 0.02
+"""Within this Triton has taken a call from its socket."""
+_MISTAKE: Final = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "a mistake of the sidecar")
+
+
+class _IndexQuery(msgspec.Struct):
+    """What the repository index takes; anything else of the body stays here."""
+
+    ready: bool = False
+
+
+class DataPlane:
+    """Serves every model of one pod.
+
+    ``triton_url``: host:port. ``clock``: seconds, steady; the one that ``metrics.render`` is given.
+    ``health_ready``: what ``/v2/health/ready`` answers; the control side sets it.
+    """
+
+    def __init__(
+        self,
+        runtimes: Mapping[str, ModelRuntime],
+        triton_url: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.health_ready: Callable[[], bool] = lambda: False
+        self.draining = False
+        self.connections: set[Connection] = set()
+        self.read_head: Callable[[bytes], RequestHead] = Memory(read_request_head)
+        self._clock = clock
+        self._triton = upstream.Pool(triton_url)
+        self._models = {
+            name: _Model(runtime, self._triton, clock) for name, runtime in runtimes.items()
+        }
+        self._server: asyncio.Server | None = None
+        self._asking: set[asyncio.Task[None]] = set()
+        self._clearing = asyncio.Lock()
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen.
+
+        Raises:
+            OSError: the address is taken.
+        """
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Connection(self), host, port, backlog=1024)
+
+    def table_changed(self, model: str) -> None:
+        """Re-plan what waits, after a table or the readiness of a version changed."""
+        self._models[model].replan()
+
+    async def drain(self, grace: float) -> None:
+        """Accept nothing more, answer what was accepted, close; at most ``grace`` seconds.
+
+        What came in part counts as accepted. Idle connections are closed at the end, so that a
+        request that is on its way meanwhile is still answered.
+        """
+        self.draining = True
+        if self._server:
+            self._server.close()
+        deadline = self._clock() + grace
+        await asyncio.sleep(_DRAIN_STEP)  # what the kernel has already is read
+        while self._under_way() and self._clock() < deadline:  # noqa: ASYNC110 - changes all over
+            await asyncio.sleep(_DRAIN_STEP)
+        for connection in list(self.connections):
+            connection.shut(unavailable("this pod is shutting down"))
+        self._triton.close()
+
+    async def clear_of(self, call: Coroutine[Any, Any, None]) -> None:
+        """Await a call that occupies Triton's control interface, out of its way.
+
+        Triton gives every HTTP connection to one of its threads for good, and a load occupies its
+        thread until the version is up: batches on that thread's other connections wait as long
+        (seen on 2.51: 9 of 16 connections stood still for the 2 s of a load). New connections go to
+        threads that are free. So nothing is sent while the call finds its thread, and what is sent
+        after that goes over new connections.
+        """
+        async with self._clearing:
+            self._set_held(held=True)
+            try:
+                deadline = self._clock() + _CLEARING_SECONDS
+                while self._triton.busy and self._clock() < deadline:  # noqa: ASYNC110 - brief
+                    await asyncio.sleep(_CLEARING_STEP)
+                task = asyncio.ensure_future(call)
+                await asyncio.sleep(_TAKING_SECONDS)
+                self._triton.renew()
+            finally:
+                self._set_held(held=False)
+        await task
+
+    def _set_held(self, *, held: bool) -> None:
+        for model in self._models.values():
+            model.hold(held=held)
+
+    def handle(self, connection: Connection, head: RequestHead, body: bytes) -> None:
+        """Answer a request, now or later.
+
+        Raises:
+            Refusal: it is not offered here, or is malformed, or cannot be served.
+        """
+        target = head.target
+        if isinstance(target, Refusal):
+            raise target
+        if target.kind is Kind.INFER:
+            self._model(target.model).infer(connection, head, target.version, body)
+        elif target.kind is Kind.READY:
+            ready = self.health_ready() and not self.draining
+            status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+            connection.respond(status, b"", [])
+        else:
+            task = asyncio.get_running_loop().create_task(self._ask(connection, target, body))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+
+    def _under_way(self) -> bool:
+        return any(connection.under_way for connection in self.connections)
+
+    def _model(self, name: str) -> "_Model":
+        if model := self._models.get(name):
+            return model
+        raise Refusal(HTTPStatus.NOT_FOUND, f"model {name!r} is not served here")
+
+    async def _ask(self, connection: Connection, target: Target, body: bytes) -> None:
+        """Answer what Triton itself is asked."""
+        try:
+            response = await self._triton.request(self._plain_request(target, body))
+        except Refusal as refusal:
+            connection.refuse(refusal)
+            return
+        fields = f"Content-Type: {response.content_type}\r\n".encode()
+        connection.respond(response.status, fields, [response.body])
+
+    def _plain_request(self, target: Target, body: bytes) -> list[Buffer]:
+        default = 0
+        if target.kind is Kind.TRITON_MODEL:
+            runtime = self._model(target.model).runtime
+            default = target.version or runtime.default_version
+        if target.method == "POST":
+            try:
+                query = msgspec.json.decode(body or b"{}", type=_IndexQuery)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise malformed(f"request: {error}") from error
+            body = msgspec.json.encode(query)
+        path = target.triton_path(default)
+        return upstream.plain_request(self._triton.url, target.method, path, body)
+
+
+class _Model:
+    """Drives one model's runtime: polls it when something happened, and when it asks for it."""
+
+    def __init__(
+        self, runtime: ModelRuntime, triton: upstream.Pool, clock: Callable[[], float]
+    ) -> None:
+        self.runtime = runtime
+        self._triton = triton
+        self._clock = clock
+        self._scheduled = False
+        self._held = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def infer(
+        self, connection: Connection, head: RequestHead, version: int | None, body: bytes
+    ) -> None:
+        """Let an inference request in.
+
+        Raises:
+            Refusal: it gets no inference.
+        """
+        pending = self.runtime.submit(
+            connection,
+            body,
+            json_length=head.json_length,
+            version=version,
+            headers=head.headers,
+            now=self._clock(),
+        )
+        connection.cancel = partial(self._cancel, pending)
+        self._schedule()
+
+    def replan(self) -> None:
+        """See to what waited for a version that has gone."""
+        for pending, refusal in self.runtime.replan(self._clock()):
+            pending.caller.refuse(refusal)
+        self._schedule()
+
+    def hold(self, *, held: bool) -> None:
+        """Send nothing while held."""
+        self._held = held
+        if not held:
+            self._schedule()
+
+    def _cancel(self, pending: Pending) -> None:
+        self.runtime.cancel(pending, self._clock())
+
+    def _schedule(self) -> None:
+        """Poll once, after all that this round of the event loop brings: batches are larger."""
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._poll)
+
+    def _poll(self) -> None:
+        self._scheduled = False
+        if self._held:
+            return
+        now = self._clock()
+        for batch in self.runtime.poll(now):
+            self._send(batch)
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        wake = self.runtime.next_wake()
+        if wake is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(wake - now, 0.0), self._schedule)
+
+    def _send(self, batch: Batch) -> None:
+        try:
+            json, buffers = self.runtime.encode(batch)
+        except Exception:  # noqa: BLE001 - whatever it is, everybody gets an answer
+            _log.exception("a batch could not be written")
+            self._done(batch, _MISTAKE)
+            return
+        path = f"/v2/models/{self.runtime.model}/versions/{batch.version}/infer"
+        request = upstream.infer_request(self._triton.url, path, json, buffers)
+        self._triton.send(request, partial(self._done, batch))
+
+    def _done(self, batch: Batch, response: upstream.Response | Refusal) -> None:
+        """Answer every member, whatever it was that came."""
+        results = self._results(batch, response)
+        for pending, result in zip(batch.members, results, strict=True):
+            if not pending.cancelled:
+                self._answer(pending, result)
+        self.runtime.finish(batch, results, self._clock())
+        self._schedule()
+
+    def _results(self, batch: Batch, response: upstream.Response | Refusal) -> Sequence[Result]:
+        if isinstance(response, Refusal):
+            return [response] * len(batch.members)
+        status, json_length, _, body = response
+        try:
+            return self.runtime.complete(batch, status, json_length, body)
+        except Exception:  # noqa: BLE001 - as above
+            _log.exception("an answer could not be read")
+            return [_MISTAKE] * len(batch.members)
+
+    def _answer(self, pending: Pending, result: Result) -> None:
+        connection: Connection = pending.caller
+        labels = _labels(self.runtime.model, pending.version, pending.arm)
+        if isinstance(result, Refusal):
+            connection.refuse(result, labels)
+            return
+        form = _form(len(result.json)) if result.binary else _JSON
+        connection.respond(HTTPStatus.OK, form + labels, (result.json, *result.data))
+
+
+@lru_cache(maxsize=1024)
+def _labels(model: str, version: int, arm: str) -> bytes:
+    """Header lines that say who gave an answer."""
+    return (
+        f"{names.HEADER_MODEL}: {model}\r\n"
+        f"{names.HEADER_VERSION}: {version}\r\n{names.HEADER_ARM}: {arm}\r\n"
+    ).encode()
+
+
+def _form(json_length: int) -> bytes:
+    """Header lines that say how much of an answer is JSON; the rest is binary data."""
+    return b"%bInference-Header-Content-Length: %d\r\n" % (_BINARY, json_length)

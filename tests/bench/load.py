@@ -1,0 +1,119 @@
+"""A light load generator: each connection asks again as soon as it was answered.
+
+It speaks just enough HTTP for servers that say `Content-Length`, so that it costs little beside
+what it measures; the same for every side of a comparison.
+"""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from typing import cast
+
+import uvloop
+
+_HEAD_END = b"\r\n\r\n"
+
+
+@dataclass
+class Sample:
+    """One run. Latencies in seconds, of requests that were answered 200."""
+
+    seconds: float = 0.0
+    failed: int = 0
+    latencies: list[float] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        """Requests answered well, each second."""
+        return len(self.latencies) / self.seconds
+
+    def quantile(self, q: float) -> float:
+        """The latency that a share q of the requests did not exceed, in seconds."""
+        ordered = sorted(self.latencies)
+        return ordered[min(int(q * len(ordered)), len(ordered) - 1)]
+
+
+def run(host: str, port: int, request: bytes, *, connections: int, seconds: float) -> Sample:
+    """Load a server for some time, on an event loop of its own.
+
+    Raises:
+        OSError: it does not listen.
+        ConnectionError: it closed a connection.
+    """
+    return uvloop.run(_run(host, port, request, connections, seconds))
+
+
+def infer_request(path: str, json: bytes, data: bytes) -> bytes:
+    """An inference request with binary data, as it goes over the wire."""
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/octet-stream\r\n"
+        f"Inference-Header-Content-Length: {len(json)}\r\n"
+        f"Content-Length: {len(json) + len(data)}\r\n\r\n"
+    )
+    return head.encode() + json + data
+
+
+async def _run(host: str, port: int, request: bytes, connections: int, seconds: float) -> Sample:
+    loop = asyncio.get_running_loop()
+    sample = Sample()
+    clients = []
+    for _ in range(connections):
+        _, client = await loop.create_connection(lambda: _Client(request, sample), host, port)
+        clients.append(client)
+    started = time.perf_counter()
+    for client in clients:
+        client.ask()
+    await asyncio.sleep(seconds)
+    sample.seconds = time.perf_counter() - started
+    for client in clients:
+        client.stop()
+    if any(client.lost for client in clients):
+        raise ConnectionError("the server closed a connection")
+    return sample
+
+
+class _Client(asyncio.Protocol):
+    def __init__(self, request: bytes, sample: Sample) -> None:
+        self.lost = False
+        self._request = request
+        self._sample = sample
+        self._stopped = False
+        self._received = b""
+        self._asked = 0.0
+        self._lengths: dict[bytes, int] = {}
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
+
+    def ask(self) -> None:
+        self._asked = time.perf_counter()
+        self._transport.write(self._request)
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._transport.close()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self.lost = not self._stopped
+
+    def data_received(self, data: bytes) -> None:
+        if self._stopped:
+            return
+        if self._received:
+            data = self._received + data
+        end = data.find(_HEAD_END) + len(_HEAD_END)
+        if end < len(_HEAD_END) or len(data) < end + self._length(data[:end]):
+            self._received = data
+            return
+        self._received = b""
+        if data.startswith(b"HTTP/1.1 200"):
+            self._sample.latencies.append(time.perf_counter() - self._asked)
+        else:
+            self._sample.failed += 1
+        self.ask()
+
+    def _length(self, head: bytes) -> int:
+        if head not in self._lengths:
+            fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
+            self._lengths[head] = int(fields[b"content-length"])
+        return self._lengths[head]

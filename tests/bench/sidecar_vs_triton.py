@@ -1,0 +1,238 @@
+"""What the sidecar adds to Triton and what it costs: throughput, tail, and one connection's time.
+
+Three servers of one small model side by side, loaded in turn: Triton as it is, Triton with its
+own dynamic batching, and the sidecar before the Triton as it is. Ratios are taken within one
+repetition, so that what else the machine does meets both sides; the median of them counts.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import load
+
+from tidegate_contract import names, table
+from tidegate_tools import triton
+from tidegate_tools.addresses import Subnet
+from tidegate_tools.processes import Launch, Process, Supervisor
+
+NAME = "sidecar_vs_triton"
+MODEL = "small"
+ROW = 64
+CONNECTIONS = 64
+START_TIMEOUT = 60.0
+RESULTS = Path("bench-results")
+
+_MODEL_CODE = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        answers = []
+        for request in requests:
+            x = pb_utils.get_input_tensor_by_name(request, "x").as_numpy()
+            y = pb_utils.Tensor("y", np.tanh(x * 0.5 + 0.25))
+            answers.append(pb_utils.InferenceResponse([y]))
+        return answers
+"""
+
+_MODEL_CONFIG = """
+backend: "python"
+max_batch_size: 64
+input [{{ name: "x" data_type: TYPE_FP32 dims: [{row}] }}]
+output [{{ name: "y" data_type: TYPE_FP32 dims: [{row}] }}]
+instance_group [{{ count: 1 kind: KIND_CPU }}]
+{batching}
+"""
+
+
+@dataclass(frozen=True)
+class Side:
+    """A server to load."""
+
+    name: str
+    host: str
+    port: int
+    process: Process
+
+
+def main() -> None:
+    """Run, print the figures, write the samples."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each run")
+    given = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory(prefix="tidegate-bench-") as directory,
+        Subnet.claimed() as subnet,
+        Supervisor() as supervisor,
+    ):
+        sides = start(supervisor, subnet, Path(directory))
+        samples = [measure(sides, given.seconds) for _ in range(given.repetitions)]
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{NAME}.json").write_text(json.dumps(samples, indent=1))
+    print("RESULT", json.dumps({"name": NAME, "figures": figures(samples)}))
+
+
+def start(supervisor: Supervisor, subnet: Subnet, directory: Path) -> list[Side]:
+    """Start both Tritons, and the sidecar before the plain one."""
+    sides = []
+    for i, (name, batching) in enumerate((("plain", ""), ("dynamic", "dynamic_batching { }"))):
+        models = directory / name
+        lay_out_model(models, batching)
+        ip = subnet.ip(i + 1)
+        process = run(supervisor, name, triton.launch(models, ip), directory)
+        address = f"http://{ip}:{triton.HTTP_PORT}/v2"
+        process.wait_until(partial(succeeds, f"{address}/health/live"), START_TIMEOUT)
+        post(f"{address}/repository/models/{MODEL}/load")
+        sides.append(Side(name, ip, triton.HTTP_PORT, process))
+    sides.append(start_sidecar(supervisor, subnet.ip(3), sides[0], directory))
+    return sides
+
+
+def start_sidecar(supervisor: Supervisor, ip: str, plain: Side, directory: Path) -> Side:
+    """Start the sidecar with a table from a file, as it starts without an API server."""
+    tables = directory / "tables"
+    folder = tables / names.routing_table_name(MODEL)
+    folder.mkdir(parents=True)
+    text, digest = table.encode(
+        table.RoutingTable(
+            namespace="bench",
+            model=MODEL,
+            revision=1,
+            split_revision=1,
+            split=[table.Arm(name=names.ARM_STABLE, version=1, weight=table.WHOLE)],
+            versions=[table.LoadedVersion(version=1)],
+            baseline=[table.Share(version=1, weight=table.WHOLE)],
+        )
+    )
+    (folder / names.TABLE_KEY).write_text(text)
+    (folder / names.DIGEST_KEY).write_text(digest)
+    settings = {
+        "models": MODEL,
+        "pod": "bench",
+        "pod-uid": "bench",
+        "namespace": "bench",
+        "host": ip,
+        "triton": f"{plain.host}:{plain.port}",
+        "table-directory": str(tables),
+    }
+    flags = [f"--{flag}={value}" for flag, value in settings.items()]
+    environment = {k: v for k, v in os.environ.items() if k != "KUBECONFIG"}
+    launch = Launch((sys.executable, "-m", "tidegate_sidecar", *flags), environment)
+    process = run(supervisor, "sidecar", launch, directory)
+    ready = f"http://{ip}:{names.PORT_HTTP}/v2/models/{MODEL}/versions/1/ready"
+    process.wait_until(partial(succeeds, ready), START_TIMEOUT)
+    return Side("sidecar", ip, names.PORT_HTTP, process)
+
+
+def lay_out_model(models: Path, batching: str) -> None:
+    """Write the model's repository."""
+    version = models / MODEL / "1"
+    version.mkdir(parents=True)
+    (version / "model.py").write_text(_MODEL_CODE)
+    config = _MODEL_CONFIG.format(row=ROW, batching=batching)
+    (models / MODEL / "config.pbtxt").write_text(config)
+
+
+def run(supervisor: Supervisor, name: str, launch: Launch, directory: Path) -> Process:
+    """Start a process with its log beside the models."""
+    return supervisor.start(name, launch.argv, env=launch.env, log=directory / f"{name}.log")
+
+
+def measure(sides: list[Side], seconds: float) -> dict[str, Any]:
+    """One repetition: every side in turn, under load and with one connection."""
+    request = a_request()
+    result: dict[str, Any] = {}
+    for side in sides:
+        load.run(side.host, side.port, request, connections=CONNECTIONS, seconds=seconds / 8)
+        cpu = cpu_seconds(side.process)
+        many = load.run(side.host, side.port, request, connections=CONNECTIONS, seconds=seconds)
+        cpu = cpu_seconds(side.process) - cpu
+        one = load.run(side.host, side.port, request, connections=1, seconds=seconds / 2)
+        result[side.name] = {
+            "rate": many.rate,
+            "p50_ms": many.quantile(0.5) * 1e3,
+            "p99_ms": many.quantile(0.99) * 1e3,
+            "failed": many.failed + one.failed,
+            "cpu_us": cpu / max(len(many.latencies), 1) * 1e6,
+            "one_p50_ms": one.quantile(0.5) * 1e3,
+        }
+    return result
+
+
+def a_request() -> bytes:
+    """One row of the model's input."""
+    data = bytes(4 * ROW)
+    tensor = {
+        "name": "x",
+        "datatype": "FP32",
+        "shape": [1, ROW],
+        "parameters": {"binary_data_size": len(data)},
+    }
+    body = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
+    return load.infer_request(f"/v2/models/{MODEL}/infer", json.dumps(body).encode(), data)
+
+
+def figures(samples: list[dict[str, Any]]) -> dict[str, float]:
+    """Medians over the repetitions, and of the three marks the spread."""
+    of: dict[str, Callable[[dict[str, Any]], float]] = {
+        "throughput_ratio": lambda s: s["sidecar"]["rate"] / s["dynamic"]["rate"],
+        "p99_ratio": lambda s: s["sidecar"]["p99_ms"] / s["dynamic"]["p99_ms"],
+        "added_p50_ms": lambda s: s["sidecar"]["one_p50_ms"] - s["plain"]["one_p50_ms"],
+        "throughput_ratio_to_plain": lambda s: s["sidecar"]["rate"] / s["plain"]["rate"],
+        "p99_ratio_to_plain": lambda s: s["sidecar"]["p99_ms"] / s["plain"]["p99_ms"],
+    }
+    shown: dict[str, float] = {}
+    for name, figure in of.items():
+        values = sorted(map(figure, samples))
+        shown[name] = round(statistics.median(values), 3)
+        shown[f"{name}_min"], shown[f"{name}_max"] = round(values[0], 3), round(values[-1], 3)
+    for side in samples[0]:
+        for name in ("rate", "p99_ms", "one_p50_ms", "cpu_us", "failed"):
+            median = statistics.median(sample[side][name] for sample in samples)
+            shown[f"{side}_{name}"] = round(median, 3)
+    return shown | {"repetitions": len(samples), "connections": CONNECTIONS}
+
+
+def cpu_seconds(process: Process) -> float:
+    """What a process has used, without its children."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def succeeds(url: str) -> bool:
+    """Whether a GET is answered well."""
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except (OSError, urllib.error.HTTPError):
+        time.sleep(0.05)
+        return False
+
+
+def post(url: str) -> None:
+    """POST nothing.
+
+    Raises:
+        urllib.error.HTTPError: it was refused.
+    """
+    with urllib.request.urlopen(url, data=b"{}", timeout=START_TIMEOUT):
+        pass
+
+
+if __name__ == "__main__":
+    main()

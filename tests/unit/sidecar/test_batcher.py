@@ -1,0 +1,356 @@
+"""The queue and the batcher: nobody lost, nobody twice, the right one first."""
+
+from collections import deque
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tidegate_contract.table import BatchSettings
+from tidegate_sidecar.core.batcher import WINDOW, Batch, Batcher, DeviceTime
+from tidegate_sidecar.core.counters import Counters
+from tidegate_sidecar.core.pending import Pending
+from tidegate_sidecar.core.request import Call, Decoded, Group, Input, Plan
+from tidegate_sidecar.core.version import VersionInfo
+
+COUNTERS = Counters()
+
+
+def pending(
+    now: float = 0.0,
+    *,
+    shape: int = 2,
+    rows: int = 1,
+    priority: int = 3,
+    version: int = 1,
+    alone: bool = False,
+) -> Pending:
+    """A request as it comes out of admission; its shape is its group."""
+    call = Call((Input("x", "INT8", (rows, shape), rows * shape),))
+    one = Pending(None, Decoded(b"", priority, call, (), rows * shape), b"", 0, priority, now)
+    group = Group((("x", "INT8", (shape,)),), (), b"{}", batched=True, alone=alone)
+    plan = Plan(call, group, rows)
+    one.assign("stable", version, plan, COUNTERS.tally("stable", version, priority), ())
+    return one
+
+
+def info(version: int = 1, *, max_batch_size: int = 4, instances: int = 1) -> VersionInfo:
+    return VersionInfo(
+        version=version,
+        max_batch_size=max_batch_size,
+        batchable=True,
+        instances=instances,
+        inputs=(),
+        outputs=(),
+    )
+
+
+def batcher(*versions: VersionInfo, **settings_: Any) -> Batcher:
+    made = Batcher()
+    shares = settings_.pop("shares", {})
+    made.configure(BatchSettings(**settings_), shares)
+    for one in versions or [info()]:
+        made.serve(one)
+    return made
+
+
+def offer(made: Batcher, *many: Pending) -> list[Pending]:
+    for one in many:
+        made.offer(one)
+    return list(many)
+
+
+def poll_one(made: Batcher, now: float = 0.0) -> Batch:
+    (batch,) = made.poll(now)
+    return batch
+
+
+def test_a_free_slot_takes_what_is_there_at_once() -> None:
+    made = batcher()
+    (only,) = offer(made, pending())
+    assert poll_one(made).members == [only]
+    assert made.next_wake() is None
+
+
+def test_one_batch_in_flight_for_each_instance() -> None:
+    made = batcher(info(instances=2, max_batch_size=1))
+    offer(made, *(pending(i) for i in range(5)))
+    first = made.poll(0)
+    assert len(first) == 2
+    assert made.poll(0) == []
+    made.finished(first[0], 1.0)
+    assert [batch.members[0].arrived for batch in made.poll(1.0)] == [2]
+
+
+def test_a_batch_that_is_not_full_waits_for_its_oldest() -> None:
+    made = batcher(max_wait=0.005)
+    offer(made, pending(1.0))
+    assert made.poll(1.001) == []
+    assert made.next_wake() == 1.005
+    offer(made, pending(1.003))
+    assert made.poll(1.003) == []
+    assert made.next_wake() == 1.005
+    assert len(poll_one(made, 1.005).members) == 2
+    assert made.next_wake() is None
+
+
+def test_a_full_batch_does_not_wait() -> None:
+    made = batcher(max_wait=1.0)
+    offer(made, *(pending() for _ in range(5)))
+    batch = poll_one(made)
+    assert len(batch.members) == 4
+    made.finished(batch, 0.1)
+    assert made.poll(0.1) == []
+    assert made.next_wake() == 1.0
+
+
+def test_a_changed_policy_holds_at_once() -> None:
+    made = batcher(max_wait=1.0)
+    offer(made, pending(), pending())
+    assert made.poll(0) == []
+    made.configure(BatchSettings(max_wait=1.0, max_batch_size=2), {})
+    assert len(poll_one(made).members) == 2
+
+
+def test_a_limit_above_the_models_is_cut() -> None:
+    made = batcher(info(max_batch_size=2), max_batch_size=100)
+    offer(made, *(pending() for _ in range(3)))
+    assert len(poll_one(made).members) == 2
+
+
+def test_rows_count_not_requests_and_nobody_overtakes() -> None:
+    made = batcher()
+    many = offer(made, pending(rows=2), pending(rows=3), pending(rows=1))
+    batch = poll_one(made)
+    assert batch.members == many[:1]  # the third would fit, but it came after the second
+    made.finished(batch, 0)
+    assert poll_one(made).members == many[1:]
+
+
+def test_one_larger_than_the_policy_goes_alone() -> None:
+    made = batcher(info(max_batch_size=8), max_batch_size=2, max_wait=1.0)
+    big, small = offer(made, pending(rows=5), pending())
+    batch = poll_one(made)
+    assert (batch.members, batch.rows) == ([big], 5)
+    made.finished(batch, 1.0)
+    assert poll_one(made, 1.0).members == [small]
+
+
+def test_highest_level_first_and_lower_ones_fill_its_batch() -> None:
+    made = batcher()
+    low = offer(made, *(pending(i, priority=5) for i in range(3)))
+    other = offer(made, pending(3, priority=4, shape=9))
+    high = offer(made, pending(4, priority=1), pending(5, priority=1))
+    batch = poll_one(made)
+    assert batch.members == [*high, *low[:2]]
+    made.finished(batch, 0)
+    batch = poll_one(made)
+    assert batch.members == other
+    made.finished(batch, 0)
+    assert poll_one(made).members == low[2:]
+
+
+def test_the_oldest_head_goes_first_never_the_fullest() -> None:
+    made = batcher(max_wait=1.0)
+    (old,) = offer(made, pending(0.0, shape=1))
+    offer(made, *(pending(0.1, shape=2) for _ in range(4)))
+    assert poll_one(made, 0.1).members == [old]
+
+
+def test_what_must_go_alone_goes_alone_and_at_once() -> None:
+    made = batcher(max_wait=1.0)
+    many = offer(made, *(pending(alone=True) for _ in range(3)))
+    for one in many:
+        batch = poll_one(made)
+        assert batch.members == [one]
+        made.finished(batch, 0)
+
+
+def test_who_cancels_leaves_the_queue() -> None:
+    made = batcher(max_wait=1.0)
+    many = offer(made, *(pending() for _ in range(4)))
+    assert made.cancel(many[1])
+    assert not made.cancel(many[1])
+    assert made.waiting == 3
+    assert made.poll(0) == []  # not full any more
+    batch = poll_one(made, 1.0)
+    assert batch.members == [many[0], *many[2:]]
+    assert not made.cancel(many[0])
+
+
+def test_a_version_that_stops_gives_its_queue_back_and_ends_its_batches() -> None:
+    made = batcher(info(max_batch_size=1))
+    sent, *waiting = offer(made, *(pending(i) for i in range(3)))
+    batch = poll_one(made)
+    assert batch.members == [sent]
+    assert made.stop(1) == waiting
+    assert made.waiting == 0
+    assert made.in_use(1)
+    assert list(made.unanswered()) == [sent]
+    made.finished(batch, 1.0)
+    assert not made.in_use(1)
+    assert made.poll(1.0) == []
+
+
+def test_a_bounded_version_yields_the_device_while_others_wait() -> None:
+    made = batcher(info(1, max_batch_size=1), info(2, max_batch_size=1), shares={2: 0.1})
+
+    def run(version: int, seconds: float, now: float) -> float:
+        offer(made, pending(now, version=version))
+        (batch,) = [one for one in made.poll(now) if one.version == version]
+        made.finished(batch, now + seconds)
+        return now + seconds
+
+    now = run(2, 1.0, 0.0)  # nobody else waits
+    now = run(1, 1.0, now)
+    offer(made, pending(now, version=1), pending(now, version=1), pending(now, version=2))
+    (stable,) = made.poll(now)
+    assert stable.version == 1  # one of stable's still waits, and 2 has had half of the time
+    assert made.next_wake() == 1.0 + WINDOW
+    made.finished(stable, now + 0.1)
+    # The last of stable's is sent, nobody else waits: now it may.
+    assert [batch.version for batch in made.poll(now + 0.1)] == [1, 2]
+
+
+def test_a_bounded_version_goes_on_when_the_window_has_moved() -> None:
+    made = batcher(info(1, max_batch_size=1), info(2, max_batch_size=1), shares={2: 0.1})
+    offer(made, pending(version=2))
+    made.finished(poll_one(made), 1.0)
+    offer(made, *(pending(1.0, version=1) for _ in range(2)), pending(1.0, version=2))
+    assert [batch.version for batch in made.poll(1.0)] == [1]  # and it hangs
+    wake = made.next_wake()
+    assert wake == 1.0 + WINDOW
+    assert [batch.version for batch in made.poll(wake)] == [2]
+
+
+def test_device_time_is_forgotten_with_its_window() -> None:
+    device = DeviceTime()
+    device.add(1, 3.0, 10.0)
+    device.add(2, 1.0, 12.0)
+    assert device.share(1, 12.0) == 0.75
+    assert device.share(2, 10.0 + WINDOW) == 1.0
+    assert device.share(2, 12.0 + WINDOW) == 0.0
+
+
+class Batching(RuleBasedStateMachine):
+    """Any arrivals, cancellations, policies and endings against a list that is looked through."""
+
+    @initialize(instances=st.integers(1, 2), max_batch_size=st.integers(1, 5))
+    def start(self, instances: int, max_batch_size: int) -> None:
+        self.now = 0.0
+        self.instances = instances
+        self.model_limit = max_batch_size
+        self.wait = 0.0
+        self.limit = max_batch_size
+        self.made = batcher(info(instances=instances, max_batch_size=max_batch_size))
+        self.waiting: list[Pending] = []
+        self.flying: list[Batch] = []
+        self.ended: list[Pending] = []
+        self.offered = 0
+
+    @rule(
+        shape=st.integers(1, 3),
+        rows=st.integers(1, 5),
+        priority=st.integers(1, 5),
+        alone=st.sampled_from([False, False, False, True]),
+    )
+    def arrive(self, shape: int, rows: int, priority: int, alone: bool) -> None:
+        rows = min(rows, self.model_limit)
+        one = pending(self.now, shape=shape, rows=rows, priority=priority, alone=alone)
+        self.made.offer(one)
+        self.waiting.append(one)
+        self.offered += 1
+
+    @rule(limit=st.integers(1, 6), wait=st.sampled_from([0.0, 1.0, 3.0]))
+    def change_policy(self, limit: int, wait: float) -> None:
+        self.wait = wait
+        self.limit = min(limit, self.model_limit)
+        self.made.configure(BatchSettings(max_batch_size=limit, max_wait=wait), {})
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        one = data.draw(st.sampled_from(self.waiting))
+        assert self.made.cancel(one)
+        self.waiting.remove(one)
+        self.ended.append(one)
+
+    @precondition(lambda self: self.flying)
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        batch = data.draw(st.sampled_from(self.flying))
+        self.made.finished(batch, self.now)
+        self.flying.remove(batch)
+        self.ended += batch.members
+
+    @rule(by=st.sampled_from([0.0, 0.5, 1.0]))
+    def poll(self, by: float) -> None:
+        self.now += by
+        batches = self.made.poll(self.now)
+        for batch in batches:
+            self.check(batch)
+        self.flying += batches
+        free = len(self.flying) < self.instances
+        if self.waiting and free:
+            # Only a batch that may still gain waits, and somebody will wake it.
+            oldest = min(one.arrived for one in self.waiting)
+            assert self.made.next_wake() == oldest + self.wait > self.now
+            assert not any(self.fills(one.plan.group) for one in self.waiting)
+        else:
+            assert self.made.next_wake() is None
+
+    def fills(self, group: Group) -> bool:
+        rows = sum(one.plan.rows for one in self.waiting if one.plan.group == group)
+        return group.alone or rows >= self.limit
+
+    def check(self, batch: Batch) -> None:
+        head = min(self.waiting, key=lambda one: one.priority)  # min is the first, the oldest
+        group = [one for one in self.waiting if one.plan.group == head.plan.group]
+        group.sort(key=lambda one: one.priority)
+        expected: list[Pending] = []
+        for one in group:
+            rows = sum(member.plan.rows for member in expected) + one.plan.rows
+            if expected and (rows > self.limit or one.plan.group.alone):
+                break
+            expected.append(one)
+        assert batch.members == expected
+        assert batch.rows == sum(one.plan.rows for one in expected)
+        self.waiting = [one for one in self.waiting if one not in expected]
+
+    @invariant()
+    def nobody_is_lost_or_twice(self) -> None:
+        if not hasattr(self, "made"):
+            return
+        flying = [one for batch in self.flying for one in batch.members]
+        everybody = [*self.waiting, *flying, *self.ended]
+        assert len(everybody) == self.offered == len(set(everybody))
+        assert self.made.waiting == len(self.waiting)
+        assert sorted(self.made.unanswered(), key=id) == sorted([*self.waiting, *flying], key=id)
+        assert self.made.in_use(1) == bool(self.waiting or self.flying)
+
+
+Batching.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+TestBatching = Batching.TestCase
+
+
+def test_many_arrivals_end_in_order_of_arrival_within_their_group() -> None:
+    """A long run: everybody goes once, and equal requests in their order."""
+    made = batcher(info(max_batch_size=32, instances=2))
+    flying: deque[Batch] = deque()
+    last = dict.fromkeys(range(5), -1.0)
+    sent = 0
+    for i in range(100_000):
+        made.offer(pending(float(i), shape=i * 7 % 5))
+        if i % 16 == 0:
+            while flying:
+                made.finished(flying.popleft(), float(i))
+            flying.extend(made.poll(float(i)))
+            for batch in flying:
+                for one in batch.members:
+                    shape = one.plan.group.inputs[0][2][0]
+                    assert one.arrived > last[shape]
+                    last[shape] = one.arrived
+                    sent += 1
+    assert sent + made.waiting == 100_000
+    assert made.waiting < 1_000

@@ -1,0 +1,77 @@
+"""The allow-list."""
+
+import pytest
+
+from tidegate_sidecar.core.endpoints import Kind, Target, understand
+from tidegate_sidecar.core.refusal import Refusal
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "kind", "model", "version"),
+    [
+        ("POST", "/v2/models/m/infer", Kind.INFER, "m", None),
+        ("POST", "/v2/models/m/versions/3/infer", Kind.INFER, "m", 3),
+        ("POST", "/v2/models/Resnet_50.b-1/infer?trace=1", Kind.INFER, "Resnet_50.b-1", None),
+        ("GET", "/v2/models/m", Kind.TRITON_MODEL, "m", None),
+        ("GET", "/v2/models/m/versions/2", Kind.TRITON_MODEL, "m", 2),
+        ("GET", "/v2/models/m/config", Kind.TRITON_MODEL, "m", None),
+        ("GET", "/v2/models/m/versions/2/stats", Kind.TRITON_MODEL, "m", 2),
+        ("GET", "/v2/models/m/ready", Kind.TRITON_MODEL, "m", None),
+        ("GET", "/v2/health/ready", Kind.READY, "", None),
+        ("GET", "/v2/health/live", Kind.TRITON, "", None),
+        ("GET", "/v2", Kind.TRITON, "", None),
+        ("GET", "/v2/", Kind.TRITON, "", None),
+        ("POST", "/v2/repository/index", Kind.TRITON, "", None),
+    ],
+)
+def test_what_is_offered(
+    method: str, path: str, kind: Kind, model: str, version: int | None
+) -> None:
+    target = understand(method, path)
+    assert (target.kind, target.model, target.version) == (kind, model, version)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v2/repository/models/m/load"),
+        ("POST", "/v2/repository/models/m/unload"),
+        ("POST", "/v2/repository//models/m/load"),
+        ("POST", "/v2/models/m/../../repository/models/m/load"),
+        ("POST", "/v2/models/m%2f..%2f..%2frepository/models/m/load"),
+        ("POST", "/v2/systemsharedmemory/region/x/register"),
+        ("GET", "/v2/systemsharedmemory/status"),
+        ("POST", "/v2/cudasharedmemory/region/x/register"),
+        ("GET", "/v2/trace/setting"),
+        ("POST", "/v2/logging"),
+        ("POST", "/v2/models/m/generate"),
+        ("POST", "/v2/models/m/trace/setting"),
+        ("GET", "/v2/models/m/infer"),
+        ("PUT", "/v2/models/m/infer"),
+        ("POST", "/v2/models/m/infer/"),
+        ("GET", "/metrics"),
+        ("GET", "/"),
+        ("GET", "http://other/v2"),
+        ("GET", ""),
+    ],
+)
+def test_all_else_is_shut(method: str, path: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        understand(method, path)
+    assert caught.value.status == 403
+
+
+@pytest.mark.parametrize("version", ["0", "-1", "01", "x", "1.0", "٣", "9" * 30])
+def test_a_version_is_a_positive_integer(version: str) -> None:
+    with pytest.raises(Refusal, match="version") as caught:
+        understand("POST", f"/v2/models/m/versions/{version}/infer")
+    assert caught.value.status == 400
+
+
+def test_the_version_is_always_named_to_triton() -> None:
+    assert understand("GET", "/v2/models/m/config").triton_path(4) == (
+        "/v2/models/m/versions/4/config"
+    )
+    assert understand("GET", "/v2/models/m/versions/2").triton_path(4) == "/v2/models/m/versions/2"
+    assert understand("GET", "/v2/").triton_path(0) == "/v2"
+    assert isinstance(understand("GET", "/v2"), Target)

@@ -1,0 +1,117 @@
+"""What Prometheus reads, by its own parser."""
+
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tidegate_contract.table import BatchSettings, Check, ErrorCheck, SlowCheck
+from tidegate_sidecar.core.refusal import Refusal
+from tidegate_sidecar.core.runtime import ModelRuntime
+from tidegate_sidecar.shell.metrics import render
+
+CHECKS: list[Check] = [
+    ErrorCheck(id="errors/rollback@1", arms=["stable", "canary"]),
+    SlowCheck(id="latency/rollback@1", bounds={"stable": 0.1, "canary": 0.2}),
+]
+
+
+def samples(runtime: ModelRuntime, now: float = 0.0) -> dict[str, dict[tuple[str, ...], float]]:
+    """Name to (label values, in the order of their names) to value."""
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    text = render({"m": runtime}, clock=lambda: now).decode()
+    for family in text_string_to_metric_families(text):
+        for one in family.samples:
+            labels = tuple(value for _, value in sorted(one.labels.items()))
+            found.setdefault(one.name, {})[labels] = one.value
+    return found
+
+
+@pytest.fixture
+def runtime(make: Any) -> ModelRuntime:
+    table = make.table(
+        ("stable", 1, 5_000),
+        ("canary", 2, 5_000),
+        checks=CHECKS,
+        revision=7,
+        batch=BatchSettings(max_batch_size=1),
+    )
+    made: ModelRuntime = make.runtime(table, make.version(1), make.version(2))
+    return made
+
+
+def finish(runtime: ModelRuntime, now: float, status: int = 500) -> None:
+    for batch in runtime.poll(now):
+        results = runtime.complete(batch, status, None, b'{"error": "no"}')
+        runtime.finish(batch, results, now)
+
+
+def test_every_series_of_a_check_exists_with_its_table(runtime: ModelRuntime) -> None:
+    shown = samples(runtime)
+    for name in ("tidegate_check_requests_total", "tidegate_check_bad_total"):
+        # arm, check, model, priority, version
+        assert shown[name] == {
+            (arm, check.id, "m", str(level), version): 0
+            for arm, version in (("stable", "1"), ("canary", "2"))
+            for check in CHECKS
+            for level in range(1, 6)
+        }
+    assert shown["tidegate_routing_revision"] == {("m",): 7}
+    assert shown["tidegate_triton_restarts_total"] == {("m",): 0}
+
+
+def test_what_is_counted(make: Any, runtime: ModelRuntime) -> None:
+    with pytest.raises(Refusal):
+        make.submit(runtime, datatype="INT8")
+    first = make.submit(runtime, parameters={"priority": 1})
+    make.submit(runtime, version=first.version)
+    assert first.arm in ("stable", "canary")
+    shown = samples(runtime)
+    labels = (first.arm, "m", "1", str(first.version))
+    assert shown["tidegate_queue_length"][labels] == 1
+    finish(runtime, 0.004)
+    runtime.counters.triton_restarts += 1
+    shown = samples(runtime)
+    arm, model, level, version = labels
+    assert shown["tidegate_requests_total"] == {
+        ("none", "m", "client_error", "3", ""): 1,
+        (arm, model, "server_error", level, version): 1,
+    }
+    assert shown["tidegate_inflight"][first.arm, "m", str(first.version)] == 0
+    assert shown["tidegate_queue_length"]["direct", "m", "3", str(first.version)] == 1
+    duration = shown["tidegate_request_duration_seconds_bucket"]
+    assert duration[arm, "0.003", model, version] == 0
+    assert duration[arm, "0.005", model, version] == duration[arm, "+Inf", model, version] == 1
+    assert shown["tidegate_request_duration_seconds_sum"][arm, model, version] == 0.004
+    assert shown["tidegate_queue_seconds_count"][labels] == 1
+    assert shown["tidegate_batch_size_bucket"]["1.0", "m", version] == 1
+    assert shown["tidegate_triton_restarts_total"] == {("m",): 1}
+    assert shown["tidegate_check_bad_total"][arm, CHECKS[0].id, "m", "1", version] == 1
+
+
+def test_a_look_counts_what_hangs(make: Any, runtime: ModelRuntime) -> None:
+    pending = make.submit(runtime, 1.0)
+    runtime.poll(1.0)
+    labels = (pending.arm, CHECKS[1].id, "m", "3", str(pending.version))
+    assert samples(runtime, 1.05)["tidegate_check_bad_total"][labels] == 0
+    for now in (2.0, 3.0):
+        shown = samples(runtime, now)
+        assert shown["tidegate_check_bad_total"][labels] == 1
+        assert shown["tidegate_check_requests_total"][labels] == 1
+    assert shown["tidegate_inflight"][pending.arm, "m", str(pending.version)] == 1
+
+
+def test_fallbacks(make: Any, runtime: ModelRuntime) -> None:
+    runtime.version_gone(2)
+    for _ in range(4):
+        make.submit(runtime)
+    assert samples(runtime)["tidegate_fallback_total"] == {("canary", "m"): 2}
+
+
+def test_a_model_without_a_table(make: Any) -> None:
+    runtime = ModelRuntime("m", "pod")
+    with pytest.raises(Refusal):
+        make.submit(runtime)
+    shown = samples(runtime)
+    assert shown["tidegate_requests_total"] == {("none", "m", "rejected", "3", ""): 1}
+    assert "tidegate_routing_revision" not in shown

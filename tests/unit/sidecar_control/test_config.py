@@ -1,0 +1,77 @@
+"""Settings: from flags, from the environment, and what is said of wrong ones."""
+
+from pathlib import Path
+
+import pytest
+
+from tidegate_sidecar.shell.config import connect, read_settings
+
+POD = {
+    "TIDEGATE_MODELS": "digits, Resnet50,digits",
+    "POD_NAME": "triton-0",
+    "POD_UID": "uid-0",
+    "POD_NAMESPACE": "serving",
+}
+
+
+def test_the_pods_environment_is_enough() -> None:
+    settings = read_settings([], POD)
+    assert settings.models == ("digits", "Resnet50")
+    assert (settings.pod, settings.pod_uid, settings.namespace) == ("triton-0", "uid-0", "serving")
+    assert (settings.host, settings.port, settings.admin_port) == (None, 9000, 9002)
+    assert settings.triton == "127.0.0.1:8000"
+    assert settings.model_repository is None
+
+
+def test_flags_win_over_the_environment() -> None:
+    environment = {**POD, "TIDEGATE_PORT": "7000", "TIDEGATE_STATE_DIRECTORY": "/state"}
+    settings = read_settings(["--port", "7001", "--host", "127.0.0.2"], environment)
+    assert (settings.host, settings.port) == ("127.0.0.2", 7001)
+    assert settings.state_directory == Path("/state")
+
+
+def test_a_variable_that_is_set_to_nothing_is_not_set() -> None:
+    settings = read_settings([], {**POD, "TIDEGATE_TRITON": "", "TIDEGATE_MODEL_REPOSITORY": ""})
+    assert settings.triton == "127.0.0.1:8000"
+    assert settings.model_repository is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        ([], POD | {"TIDEGATE_MODELS": " ,"}, "--models or TIDEGATE_MODELS must be given"),
+        ([], {**POD, "POD_UID": ""}, "--pod-uid or POD_UID must be given"),
+        (["--models", "../etc"], POD, "'../etc' is not the name of a model"),
+        (["--models", "a" * 64], POD, "is not the name of a model"),
+        (["--port", "0"], POD, "'0' is not a port"),
+        ([], {**POD, "TIDEGATE_ADMIN_PORT": "65536"}, "'65536' is not a port"),
+        (["--triton", "http://here:8000"], POD, "'http://here:8000' is not HOST:PORT"),
+        (["--triton", "here"], POD, "'here' is not HOST:PORT"),
+        (["--drain-grace", "-1"], POD, "'-1' is not a number of seconds"),
+        (["--drain-grace", "nan"], POD, "'nan' is not a number of seconds"),
+        (["--prot", "9000"], POD, "unrecognized arguments: --prot"),
+    ],
+)
+def test_a_wrong_setting_is_named(
+    arguments: list[str],
+    environment: dict[str, str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        read_settings(arguments, environment)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        read_settings(["--help"], {})
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    for variable in (*POD, "TIDEGATE_TRITON", "TIDEGATE_TABLE_DIRECTORY", "TIDEGATE_DRAIN_GRACE"):
+        assert f"[{variable}]" in " ".join(text.split())
+
+
+async def test_without_a_cluster_there_is_no_api_server() -> None:
+    assert await connect({}) is None
