@@ -66,7 +66,7 @@ def launch(
     """
     home = ensure()
     server = _packages(home) / "pytriton" / "tritonserver" / "bin" / "tritonserver"
-    shared_memory = f"tidegate_{ip}_{http_port}_"
+    shared_memory = _shared_memory(ip, http_port)
     argv = (
         *("/bin/sh", "-c", _SWEEP_AND_BECOME, shared_memory, str(server)),
         f"--model-repository={models}",
@@ -82,6 +82,16 @@ def launch(
         f"--log-verbose={verbose}",
     )
     return Launch(argv, _environment(home))
+
+
+def sweep(ip: str, *, http_port: int = HTTP_PORT) -> None:
+    """Takes away the shared memory that a server at an address has left when it ended."""
+    for left in Path("/dev/shm").glob(f"{_shared_memory(ip, http_port)}*"):  # noqa: S108
+        left.unlink(missing_ok=True)
+
+
+def _shared_memory(ip: str, http_port: int) -> str:
+    return f"tidegate_{ip}_{http_port}_"
 
 
 def _environment(home: Path) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""The demo: four versions of a digit classifier, real traffic, and Tidegate deciding on them."""

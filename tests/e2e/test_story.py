@@ -1,0 +1,57 @@
+"""The demo's story on real parts, undisturbed: every claim that it makes holds."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import pytest
+
+from tidegate_demo.proof import checks
+from tidegate_demo.story import Told
+from tidegate_demo.world import World
+
+Telling = tuple[World, Told]
+CLAIMS = [
+    "version 2 was promoted",
+    "its share grew step by step, as planned",
+    "no sticky user was sent back while it grew",
+    "version 3 was rolled back",
+    "version 4 was refused before any weight",
+    "every request was answered exactly once",
+    "the stable arm never failed",
+    "each answer is what its version says",
+    "version 1 is as accurate as trained",
+    "version 2 is as accurate as trained",
+]
+
+
+@pytest.fixture(scope="module")
+def calm(tell: Callable[[], AbstractContextManager[Telling]]) -> Iterator[Telling]:
+    with tell() as told:
+        yield told
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_claim(calm: Telling, claim: str) -> None:
+    (check,) = [one for one in calm[1].checks if one.claim == claim]
+
+    assert check.held, check.shown
+
+
+def test_no_claim_goes_untested(calm: Telling) -> None:
+    world, told = calm
+
+    assert [one.claim for one in checks(told.seen, world.ledger, world.held_out)] == CLAIMS
+
+
+def test_all_traffic_is_version_2s_in_the_end(calm: Telling) -> None:
+    table = calm[0].cluster.table()
+
+    assert [(arm.version, arm.weight) for arm in table.split if arm.weight] == [(2, 10_000)]
+    assert table.owner is None
+
+
+def test_the_broken_version_is_named_with_what_it_did(calm: Telling) -> None:
+    status = calm[1].seen.broken.status
+
+    assert "Fail" in {metric["verdict"] for metric in status["metrics"]}
+    assert "allowed" in status["message"]
