@@ -33,6 +33,7 @@ def breach(
         status: of its rollout, for the threshold and the number of steps.
         allowed: by metric, the share of bad requests that its rollback bound allows.
     """
+    began = decided(status, "Progressing") or 0.0
     thresholds = {one["name"]: one["threshold"] for one in status.get("metrics", [])}
     steps = status.get("totalSteps", 1)
     times = [
@@ -40,8 +41,8 @@ def breach(
         for metric, share in allowed.items()
         if metric in thresholds
         for time, tally in tallies(
-            _samples(prometheus_url, names.METRIC_CHECK_REQUESTS, version, metric),
-            _samples(prometheus_url, names.METRIC_CHECK_BAD, version, metric),
+            _samples(prometheus_url, names.METRIC_CHECK_REQUESTS, version, metric, began),
+            _samples(prometheus_url, names.METRIC_CHECK_BAD, version, metric, began),
         )
         if over_steps([tally], share, steps) >= thresholds[metric]
     ]
@@ -68,8 +69,8 @@ def tallies(requests: Samples, bad: Samples) -> list[tuple[float, Tally]]:
     return result
 
 
-def _samples(url: str, name: str, version: int, metric: str) -> Samples:
-    """Raw samples of a counter by pod, its priorities added up."""
+def _samples(url: str, name: str, version: int, metric: str, since: float) -> Samples:
+    """Raw samples of a counter by pod, its priorities added up, without an earlier rollout's."""
     arm = names.ARM_CANARY
     selector = f'{{version="{version}",arm="{arm}",check=~"{metric}/rollback@.*"}}[{RANGE}]'
     query = urllib.parse.urlencode({"query": f"{name}_total{selector}"})
@@ -77,5 +78,7 @@ def _samples(url: str, name: str, version: int, metric: str) -> Samples:
     pods: defaultdict[str, defaultdict[float, float]] = defaultdict(lambda: defaultdict(float))
     for one in series:
         for time, value in one["values"]:
+            if time < since:
+                continue
             pods[one["metric"]["pod"]][time] += float(value)
     return {pod: sorted(of.items()) for pod, of in pods.items()}
