@@ -114,7 +114,7 @@ async def run(found: argparse.Namespace) -> None:
             now=time.time,
         )
         admin = await _serve(reconciler, *found.listen)
-        working = asyncio.create_task(_work(connected, reconciler, found.namespaces, stop))
+        working = asyncio.create_task(_work(connected, reconciler, found.namespaces))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -129,14 +129,12 @@ async def _work(
     connected: KubernetesCluster,
     reconciler: Reconciler,
     namespaces: tuple[str, ...],
-    stop: asyncio.Event,
 ) -> None:
     """Wait for fitting CRDs, then watch and reconcile side by side; neither outlives the other."""
     await _fitting_crds(connected)
     async with asyncio.TaskGroup() as group:
         reconciling = group.create_task(reconciler.run())
-        # kopf takes the signal handlers over: from here on its return is the word to stop.
-        await handlers.watch(reconciler, namespaces, stop)
+        await handlers.watch(reconciler, namespaces)
         reconciling.cancel()
 
 

@@ -53,14 +53,21 @@ class Cache:
     _typed: dict[str, dict[tuple[str, str], Typed]] = field(
         default_factory=lambda: {kind: {} for kind in KINDS}
     )
+    _gone: dict[str, dict[tuple[str, str], int]] = field(
+        default_factory=lambda: {kind: {} for kind in KINDS}
+    )
     _last_tables: dict[ModelKey, RoutingTable] = field(default_factory=dict)
     invalid: dict[tuple[str, str, str], str] = field(default_factory=dict)
 
     def put(self, kind: str, raw: Raw) -> bool:
-        """Take in an object unless a newer one is here; says whether it was taken."""
+        """Take in an object unless a newer one is here, or its deletion was seen; says whether it
+        was taken.
+        """
         key = _key(raw)
         old = self._raw[kind].get(key)
         if old is not None and _age(old) >= _age(raw):
+            return False
+        if _age(raw) <= self._gone[kind].get(key, -1):
             return False
         self._raw[kind][key] = raw
         try:
@@ -76,21 +83,26 @@ class Cache:
         return True
 
     def remove(self, kind: str, raw: Raw) -> None:
-        """Forget an object, unless another one took its name since."""
+        """Forget an object, unless another one took its name since. ``raw``: as it was last."""
         key = _key(raw)
+        self._gone[kind][key] = max(_age(raw), self._gone[kind].get(key, -1))
         old = self._raw[kind].get(key)
         if old is not None and old["metadata"]["uid"] == raw["metadata"]["uid"]:
             del self._raw[kind][key]
             self._typed[kind].pop(key, None)
+            self.invalid.pop((kind, *key), None)
 
-    def replace(self, kind: str, listed: Iterable[Raw]) -> None:
-        """Make a kind what a fresh list says: deletions that no watch told are noticed here."""
+    def replace(self, kind: str, listed: Iterable[Raw], revision: int) -> None:
+        """Make a kind what a list of that revision says: deletions that no watch told are noticed
+        here. What watches told since the list was made stands.
+        """
         there = {(_key(raw), raw["metadata"]["uid"]) for raw in listed}
         for raw in listed:
             self.put(kind, raw)
         for raw in list(self._raw[kind].values()):
-            if (_key(raw), raw["metadata"]["uid"]) not in there:
+            if (_key(raw), raw["metadata"]["uid"]) not in there and _age(raw) <= revision:
                 self.remove(kind, raw)
+        self._gone[kind] = {key: age for key, age in self._gone[kind].items() if age > revision}
 
     def raw(self, kind: str, namespace: str, name: str) -> Raw | None:
         """An object as it came."""
@@ -103,6 +115,12 @@ class Cache:
             for kind in (modelversion.KIND, canaryrollout.KIND)
             for (namespace, _), one in self._typed[kind].items()
             if isinstance(one, ModelVersion | CanaryRollout)
+        }
+        found |= {
+            (namespace, model)
+            for (namespace, _), one in self._typed[batchpolicy.KIND].items()
+            if isinstance(one, BatchPolicy)
+            for model in one.spec.models
         }
         tables = {
             (namespace, raw["metadata"].get("labels", {}).get(names.LABEL_MODEL, ""))
@@ -119,9 +137,19 @@ class Cache:
             case "Pod":
                 return {key for key in self.models() if key[0] == namespace}
             case "ConfigMap":
-                return {(namespace, raw["metadata"]["labels"][names.LABEL_MODEL])}
+                model = raw["metadata"].get("labels", {}).get(names.LABEL_MODEL)
+                return {(namespace, model)} if model else set()
             case _:
                 return {(namespace, raw["spec"]["model"])}
+
+    def unfit(self, key: ModelKey) -> list[tuple[str, Raw, str]]:
+        """The model's objects that do not fit our types: kind, object, and what is wrong."""
+        found = []
+        for (kind, *where), problem in self.invalid.items():
+            raw = self._raw[kind][where[0], where[1]]
+            if kind != CONFIG_MAP and key in self.concerned(kind, raw):
+                found.append((kind, raw, problem))
+        return found
 
     def versions(self, key: ModelKey) -> tuple[ModelVersion, ...]:
         """The model's ModelVersions."""
@@ -149,16 +177,27 @@ class Cache:
 
     def pods(self, key: ModelKey) -> tuple[PodSeen, ...]:
         """The pods that the model's versions select and that have not ended."""
-        selectors = [one.spec.selector for one in self.versions(key)]
-        if not selectors:
-            selectors = [modelversion.Selector(match_labels={names.LABEL_MODEL: key[1]})]
+        selector = self._selector(key)
         return tuple(
             one
             for (namespace, _), one in self._typed[POD].items()
             if isinstance(one, PodSeen)
             and namespace == key[0]
-            and selectors[0].matches(dict(one.labels))
+            and selector.matches(dict(one.labels))
         )
+
+    def _selector(self, key: ModelKey) -> modelversion.Selector:
+        """The versions' common selector; where they differ, that of the one with the traffic."""
+        table = self.last_table(key)
+        leading = table.default_version if table else None
+        first = min(
+            self.versions(key),
+            key=lambda one: (one.spec.version != leading, one.metadata.age_order),
+            default=None,
+        )
+        if first is None:
+            return modelversion.Selector(match_labels={names.LABEL_MODEL: key[1]})
+        return first.spec.selector
 
     def table(self, key: ModelKey) -> StoredTable | None:
         """The model's table; where its text is none, with the last good one seen."""

@@ -2,10 +2,16 @@
 
 Only plain event handlers are used: no finalizers (a deletion must not wait for an operator that
 is down), no timers and no patches of kopf's, which end for good when one of them fails.
+
+kopf gets a thread and a loop of its own: it takes over the signals of the main thread, and at its
+end waits for every task of its loop.
 """
 
 import asyncio
 import logging
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import kopf
@@ -15,13 +21,13 @@ from tidegate_operator.adapters.cluster import CONFIG_MAP, PLURALS, POD
 from tidegate_operator.reconciler import Reconciler
 
 
-def register(registry: kopf.OperatorRegistry, reconciler: Reconciler) -> None:
-    """Hand every watch event to the reconciler."""
+def register(registry: kopf.OperatorRegistry, observe: Callable[..., None]) -> None:
+    """Hand every watch event over, as ``Reconciler.observe`` takes it."""
 
     def forward(kind: str) -> Any:
         async def handler(event: kopf.RawEvent, **_: Any) -> None:
             deleted = event["type"] == "DELETED"
-            reconciler.observe(kind, dict(event["object"]), deleted=deleted)
+            observe(kind, dict(event["object"]), deleted=deleted)
 
         handler.__name__ = f"on_{kind.lower()}"
         return handler
@@ -36,17 +42,29 @@ def register(registry: kopf.OperatorRegistry, reconciler: Reconciler) -> None:
     kopf.on.login(registry=registry)(login)
 
 
-async def watch(reconciler: Reconciler, namespaces: tuple[str, ...], stop: asyncio.Event) -> None:
-    """Watch until told to stop. ``namespaces``: empty for all of them."""
+async def watch(reconciler: Reconciler, namespaces: tuple[str, ...]) -> None:
+    """Watch until cancelled. ``namespaces``: empty for all of them."""
+    loop = asyncio.get_running_loop()
+
+    def observe(*seen: Any, **how: Any) -> None:
+        loop.call_soon_threadsafe(partial(reconciler.observe, *seen, **how))
+
     registry = kopf.OperatorRegistry()
-    register(registry, reconciler)
-    await kopf.operator(
+    register(registry, observe)
+    stop: Future[None] = Future()
+    operator = kopf.operator(
         registry=registry,
         standalone=True,
         clusterwide=not namespaces,
         namespaces=namespaces,
         stop_flag=stop,
     )
+    with ThreadPoolExecutor(1, thread_name_prefix="kopf") as thread:
+        try:
+            await asyncio.wrap_future(thread.submit(asyncio.run, operator))
+        finally:
+            if not stop.done():
+                stop.set_result(None)
 
 
 async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:

@@ -27,7 +27,7 @@ from tidegate_operator.adapters.cluster import (
 )
 from tidegate_operator.adapters.metrics import Metrics, Readings
 from tidegate_operator.adapters.pods import Pods
-from tidegate_operator.api import batchpolicy, canaryrollout
+from tidegate_operator.api import batchpolicy, canaryrollout, modelversion
 from tidegate_operator.api.meta import wire
 from tidegate_operator.api.quantity import seconds
 from tidegate_operator.cache import KINDS, Cache, ModelKey, PodSeen
@@ -53,9 +53,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Memory:
-    """What is known of a model beyond its objects."""
+    """What is known of a model beyond its objects. ``statuses``: by rollout uid, the status that
+    its state goes with.
+    """
 
     states: dict[str, State] = field(default_factory=dict)
+    statuses: dict[str, Raw] = field(default_factory=dict)
     last_look: float | None = None
     checkpointed: float = 0.0
     rollback_since: float | None = None
@@ -75,12 +78,15 @@ class Reconciler:
     _due: dict[ModelKey, float] = field(default_factory=dict)
     _memory: dict[ModelKey, _Memory] = field(default_factory=dict)
     _reports: dict[str, PodReport] = field(default_factory=dict)
-    _applied: dict[ModelKey, policies.Applied] = field(default_factory=dict)
+    _applied: dict[ModelKey, policies.Applied | None] = field(default_factory=dict)
+    _deleted: dict[ModelKey, list[Raw]] = field(default_factory=dict)
+    _unfit: dict[str, str] = field(default_factory=dict)
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
 
     def observe(self, kind: str, raw: Raw, *, deleted: bool) -> None:
         """Take in a watch event and look at the models that it concerns."""
-        concerned = self.cache.concerned(kind, raw)
+        old = self.cache.raw(kind, raw["metadata"]["namespace"], raw["metadata"]["name"])
+        concerned = self.cache.concerned(kind, old or raw)
         if deleted:
             self.cache.remove(kind, raw)
         elif not self.cache.put(kind, raw):
@@ -88,6 +94,8 @@ class Reconciler:
         if kind == POD:
             self._reports.pop(raw["metadata"]["uid"], None)
         for key in concerned | self.cache.concerned(kind, raw):
+            if deleted and kind == modelversion.KIND:
+                self._deleted.setdefault(key, []).append(raw)
             self._wake(key, self.now())
 
     async def run(self) -> None:
@@ -112,7 +120,8 @@ class Reconciler:
         """Make the cache what the API server has; says whether it could be listed."""
         try:
             for kind in KINDS:
-                self.cache.replace(kind, await self.cluster.list(kind))
+                listed = await self.cluster.list(kind)
+                self.cache.replace(kind, listed.items, listed.revision)
         except ClusterError as error:
             _log.warning("cannot list, going on with what is known: %s", error)
             return False
@@ -157,25 +166,45 @@ class Reconciler:
         self._count_phases()
 
     def _span(self, key: ModelKey, now: float) -> float | None:
-        """How far back the evidence of a model must be read now; None where none is due."""
-        memory = self._memory.setdefault(key, _Memory())
+        """How far back the evidence of a model must be read now; None where none is due: that is
+        once in each interval, whatever else wakes a model.
+        """
+        memory = self._recalled(key)
         for rollout in self.cache.rollouts(key):
             state = memory.states.get(rollout.metadata.uid) or decode(rollout.status)
             if not isinstance(state, Stepping) or state.run.evidence.live_since is None:
                 continue
             interval = seconds(rollout.spec.analysis.interval)
-            if memory.last_look is None or now - memory.last_look >= interval / 2:
+            if memory.last_look is None or now // interval > memory.last_look // interval:
                 evidence = state.run.evidence
-                oldest = min(evidence.cursors.values(), default=evidence.live_since)
+                pods = {pod.name for pod in self.cache.pods(key)}
+                cursors = [at for pod, at in evidence.cursors.items() if pod in pods]
+                oldest = min(cursors, default=evidence.live_since)
                 assert oldest is not None
                 return max(0.0, now - oldest) + 3 * self.scrape_interval + 2.0
         return None
+
+    def _recalled(self, key: ModelKey) -> _Memory:
+        """What is known of a model. Progress that goes with another status than the one that is
+        there is dropped: somebody else has written it, and has counted the time until now. A
+        decision to go back is never dropped.
+        """
+        memory = self._memory.setdefault(key, _Memory())
+        for one in self.cache.rollouts(key):
+            uid = one.metadata.uid
+            known = memory.states.get(uid)
+            if known is None or isinstance(known, RollingBack):
+                continue
+            if memory.statuses.get(uid) != one.raw_status:
+                del memory.states[uid]
+                memory.last_look = self.now()
+        return memory
 
     async def _look(self, key: ModelKey, readings: Readings | Unreadable | None) -> None:
         with telemetry.RECONCILE.time():
             try:
                 pause = await self._reconcile(key, readings)
-            except ConflictError:
+            except (ConflictError, GoneError):
                 pause = _SOON / 2
             except ClusterError as error:
                 _log.warning("%s/%s: %s", *key, error)
@@ -190,17 +219,19 @@ class Reconciler:
         self, key: ModelKey, readings: Readings | Unreadable | None
     ) -> float | None:
         """One look; returns the pause to the next one, None where the model is no more."""
-        memory = self._memory.setdefault(key, _Memory())
         if await self._swept(key):
+            await self._tell_policies(key)
             return None
+        memory = self._recalled(key)
+        await self._warn_of_deletions(key)
+        await self._warn_of_unfit(key)
         seen = await self._observation(key, memory, readings)
         plan = decide(seen, memory.states)
         if readings is not None or _went_live(plan, memory):
             memory.last_look = seen.now
         await self._act(key, seen, plan, memory)
-        if plan.applied is not None:
-            self._applied[key] = plan.applied
-        await self._tell_policies(key, seen)
+        self._applied[key] = plan.applied or self._applied.get(key)
+        await self._tell_policies(key)
         if plan.settling:
             return _SOON
         return self._until_next_look(plan, seen)
@@ -215,8 +246,39 @@ class Reconciler:
             await self.cluster.delete_table(key[0], name, stored.uid)
         self.cache.forget_table(key)
         self._memory.pop(key, None)
-        self._applied.pop(key, None)
+        self._deleted.pop(key, None)
+        self._applied[key] = None
         return True
+
+    async def _warn_of_deletions(self, key: ModelKey) -> None:
+        """Say of a deleted version that still has traffic that it keeps it."""
+        stored = self.cache.table(key)
+        split = stored.table.split if stored and stored.table else []
+        for raw in self._deleted.pop(key, []):
+            version = raw["spec"]["version"]
+            weight = sum(arm.weight for arm in split if arm.version == version)
+            if weight and version not in {one.spec.version for one in self.cache.versions(key)}:
+                await self._post(
+                    _reference(modelversion.KIND, API, raw["metadata"]),
+                    Event(
+                        "Warning",
+                        "InvalidSpec",
+                        f"Deleted, but version {version} has {weight / 100:g}% of {key[1]}: it "
+                        "stays loaded and serves on until trafficPercent of other Active versions "
+                        "adds up to 100",
+                    ),
+                )
+
+    async def _warn_of_unfit(self, key: ModelKey) -> None:
+        """Say of an object that is not understood (a newer operator's, say) that it is left out."""
+        for kind, raw, problem in self.cache.unfit(key):
+            meta = raw["metadata"]
+            if self._unfit.get(meta["uid"]) != problem:
+                self._unfit[meta["uid"]] = problem
+                message = f"Counts for nothing, as it is not understood: {problem}"
+                await self._post(
+                    _reference(kind, API, meta), Event("Warning", "InvalidSpec", message)
+                )
 
     async def _observation(
         self, key: ModelKey, memory: _Memory, readings: Readings | Unreadable | None
@@ -278,8 +340,8 @@ class Reconciler:
     async def _act(self, key: ModelKey, seen: Observation, plan: Plan, memory: _Memory) -> None:
         """Do what was decided, in the order that was decided.
 
-        What goes on is remembered once its status is written; a decision to go back is
-        remembered at once, so that no failing write can undo it.
+        What goes on is remembered once its status is written, so that memory is never ahead of
+        it; a decision to go back is remembered at once, so that no failing write can undo it.
         """
         back = {u: s for u, s in plan.states.items() if isinstance(s, RollingBack)}
         memory.states |= back
@@ -289,112 +351,106 @@ class Reconciler:
             await self._write_table(key, seen, plan)
         checkpoint = self._checkpoint_due(plan, memory, seen.now)
         rollouts = [w for w in plan.statuses if w.kind == canaryrollout.KIND]
+        written = {one.metadata.uid: one.raw_status for one in seen.rollouts}
         for write in rollouts:
-            await self._write_status(write, checkpoint=checkpoint, memory=memory)
-        memory.states = dict(plan.states)
+            if write.urgent or checkpoint:
+                uid = write.metadata.uid
+                written[uid] = await self._write_status(write)
+                memory.states[uid], memory.statuses[uid] = plan.states[uid], written[uid]
+        memory.states, memory.statuses = dict(plan.states), written
         if checkpoint and rollouts:
             memory.checkpointed = seen.now
         if not plan.table_first:
             await self._write_table(key, seen, plan)
-        for event in plan.events:
-            await self._post(event)
         self._count_rollback(plan, memory, seen.now)
         for write in plan.statuses:
-            if write.kind != canaryrollout.KIND:
-                await self._write_status(write, checkpoint=False, memory=memory)
+            if write.kind != canaryrollout.KIND and write.urgent:
+                await self._write_status(write)
 
     async def _write_table(self, key: ModelKey, seen: Observation, plan: Plan) -> None:
         if plan.table is None:
             return
         stored = seen.stored
-        raw = await self.cluster.write_table(
-            plan.table,
-            stored.uid if stored else None,
-            stored.resource_version if stored else None,
-        )
-        self.cache.put(CONFIG_MAP, raw)
-        if stored is not None and stored.problem:
-            _log.warning("%s/%s: repaired the routing table: %s", *key, stored.problem)
-            await self._post_raw(
-                _reference(CONFIG_MAP, "v1", raw["metadata"]),
-                "Warning",
-                "TableRepaired",
-                f"Rewritten: {stored.problem}",
+        try:
+            raw = await self.cluster.write_table(
+                plan.table,
+                stored.uid if stored else None,
+                stored.resource_version if stored else None,
             )
+        except ConflictError:
+            await self._refresh(CONFIG_MAP, key[0], names.routing_table_name(key[1]))
+            raise
+        self.cache.put(CONFIG_MAP, raw)
+        problem = stored.problem if stored else "it was deleted" if seen.last_table else None
+        if problem:
+            reference = _reference(CONFIG_MAP, "v1", raw["metadata"])
+            await self._post(reference, Event("Warning", "TableRepaired", f"Rewritten: {problem}"))
 
-    async def _write_status(self, write: StatusWrite, *, checkpoint: bool, memory: _Memory) -> None:
-        if not (write.urgent or checkpoint):
-            return
+    async def _refresh(self, kind: str, namespace: str, name: str) -> None:
+        """Read what a write has met: no watch tells of a table that lost its label, and a watch
+        that hangs tells of nothing.
+        """
+        try:
+            self.cache.put(kind, await self.cluster.get(kind, namespace, name))
+        except GoneError:
+            if known := self.cache.raw(kind, namespace, name):
+                self.cache.remove(kind, known)
+
+    async def _write_status(self, write: StatusWrite) -> Raw:
+        """Write a status and tell what it says anew; returns it as the API server has it."""
         meta = write.metadata
         try:
             raw = await self.cluster.write_status(write.kind, meta, write.before, write.after)
-        except ConflictError:
-            self._forget(memory, meta.uid)
-            raise
-        except GoneError:
-            raw = {"metadata": wire(meta)}
-            self.cache.remove(write.kind, raw)
+        except (ConflictError, GoneError):
+            await self._refresh(write.kind, meta.namespace, meta.name)
             raise
         self.cache.put(write.kind, raw)
-
-    def _forget(self, memory: _Memory, uid: str) -> None:
-        """Drop progress that was judged on something else than what is there now; never a
-        decision to go back.
-        """
-        if not isinstance(memory.states.get(uid), RollingBack):
-            memory.states.pop(uid, None)
+        for event in write.events:
+            await self._post(_reference(write.kind, API, wire(meta)), event)
+        status: Raw = raw["status"]
+        return status
 
     def _checkpoint_due(self, plan: Plan, memory: _Memory, now: float) -> bool:
-        """Progress is written every minute; in a step shorter than ten, ten times in a step."""
+        """Progress is written every minute; while a step's clock runs, ten times in a step shorter
+        than ten minutes.
+        """
         pause = _CHECKPOINT
         for state in plan.states.values():
-            if isinstance(state, Stepping) and state.run.evidence.step >= 0:
+            if isinstance(state, Stepping) and state.clock_since is not None:
                 length = state.run.plan[state.run.evidence.step].duration
                 pause = min(pause, seconds(length) / 10 if length else pause)
         return now - memory.checkpointed >= pause
 
-    async def _tell_policies(self, key: ModelKey, seen: Observation) -> None:
-        for one in seen.policies:
-            told = wire(policies.tell(one, self._parts(key[0], one.spec.models), seen.now))
-            if told == one.raw_status:
+    async def _tell_policies(self, key: ModelKey) -> None:
+        """Write the statuses of the policies that name this model, once all of their models were
+        looked at.
+        """
+        for one in self.cache.policies(key[0]):
+            models = [(key[0], model) for model in one.spec.models]
+            if key not in models or not self._applied.keys() >= set(models):
                 continue
-            write = StatusWrite(
-                kind=batchpolicy.KIND,
-                metadata=one.metadata,
-                before=one.raw_status,
-                after=told,
-                urgent=True,
-            )
-            await self._write_status(write, checkpoint=False, memory=_Memory())
-            if (told["phase"], one.status.phase) == ("Applied", one.status.phase):
-                continue
-            reason = {"Applied": "PolicyApplied", "Waiting": "WaitingForOwner"}.get(told["phase"])
-            if reason and told["phase"] != one.status.phase:
-                await self._post_raw(
-                    _reference(batchpolicy.KIND, API, wire(one.metadata)),
-                    "Normal",
-                    reason,
-                    told["message"],
+            parts = {k[1]: part for k in models if (part := self._applied[k]) is not None}
+            told = policies.tell(one, parts, self.now())
+            if wire(told) != one.raw_status:
+                await self._write_status(
+                    StatusWrite(
+                        kind=batchpolicy.KIND,
+                        metadata=one.metadata,
+                        before=one.raw_status,
+                        after=wire(told),
+                        urgent=True,
+                        events=_policy_events(one.status, told),
+                    )
                 )
 
-    def _parts(self, namespace: str, models: Iterable[str]) -> dict[str, policies.Applied]:
-        return {
-            model: self._applied[namespace, model]
-            for model in models
-            if (namespace, model) in self._applied
-        }
-
-    async def _post(self, event: Event) -> None:
-        reference = _reference(event.kind, API, wire(event.metadata))
-        await self._post_raw(reference, event.type, event.reason, event.message)
-
-    async def _post_raw(self, involved: Raw, type_: str, reason: str, message: str) -> None:
+    async def _post(self, involved: Raw, event: Event) -> None:
         """An event that cannot be posted is lost: it tells, it decides nothing."""
-        _log.info("%s %s: %s: %s", involved["kind"], involved["name"], reason, message)
+        told = event.type, event.reason, event.message
+        _log.info("%s %s: %s %s: %s", involved["kind"], involved["name"], *told)
         try:
-            await self.cluster.post_event(involved, type_, reason, message)
+            await self.cluster.post_event(involved, *told)
         except ClusterError as error:
-            _log.warning("event %s not posted: %s", reason, error)
+            _log.warning("event %s not posted: %s", event.reason, error)
 
     def _until_next_look(self, plan: Plan, seen: Observation) -> float:
         """Looks fall on multiples of the interval, so that models share one reading."""
@@ -425,6 +481,13 @@ def _went_live(plan: Plan, memory: _Memory) -> bool:
         if isinstance(old, Stepping) and old.run.evidence.live_since is None:
             return True
     return False
+
+
+def _policy_events(old: batchpolicy.Status, new: batchpolicy.Status) -> list[Event]:
+    reason = {"Applied": "PolicyApplied", "Waiting": "WaitingForOwner"}.get(new.phase)
+    if reason is None or (new.phase, new.message) == (old.phase, old.message):
+        return []
+    return [Event("Normal", reason, new.message)]
 
 
 def _reference(kind: str, version: str, metadata: Raw) -> Raw:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import aiohttp
@@ -40,10 +41,18 @@ class GoneError(ClusterError):
     """The object is not there any more."""
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """All objects of a kind. ``revision``: the resourceVersion at which that was so."""
+
+    items: list[Raw]
+    revision: int
+
+
 class Cluster(Protocol):
     """The operator's port to the API server."""
 
-    async def list(self, kind: str) -> list[Raw]:
+    async def list(self, kind: str) -> Listed:
         """All objects of a kind that the operator may see.
 
         Raises:
@@ -64,6 +73,13 @@ class Cluster(Protocol):
 
         Raises:
             ConflictError: it was changed, deleted, created or re-created since.
+        """
+
+    async def get(self, kind: str, namespace: str, name: str) -> Raw:
+        """One object; a routing table also where it lost the label that it is listed by.
+
+        Raises:
+            GoneError: there is none.
         """
 
     async def delete_table(self, namespace: str, name: str, uid: str) -> None:
@@ -94,13 +110,16 @@ class KubernetesCluster(Cluster):
         return found
 
     @override
-    async def list(self, kind: str) -> list[Raw]:
+    async def list(self, kind: str) -> Listed:
         query = {"labelSelector": names.LABEL_MODEL} if kind == CONFIG_MAP else {}
-        items: list[Raw] = []
-        for namespace in self._namespaces or (None,):
-            answer = await self._request("GET", _path(kind, namespace), query=query)
-            items += answer["items"]
-        return items
+        answers = [
+            await self._request("GET", _path(kind, namespace), query=query)
+            for namespace in self._namespaces or (None,)
+        ]
+        return Listed(
+            [one for answer in answers for one in answer["items"]],
+            min(int(answer["metadata"]["resourceVersion"]) for answer in answers),
+        )
 
     @override
     async def write_status(self, kind: str, meta: Metadata, before: Raw, after: Raw) -> Raw:
@@ -144,6 +163,10 @@ class KubernetesCluster(Cluster):
             "application/apply-patch+yaml",
             query={**query, "force": "true"},
         )
+
+    @override
+    async def get(self, kind: str, namespace: str, name: str) -> Raw:
+        return await self._request("GET", f"{_path(kind, namespace)}/{name}")
 
     @override
     async def delete_table(self, namespace: str, name: str, uid: str) -> None:

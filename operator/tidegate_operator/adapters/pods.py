@@ -9,7 +9,7 @@ from tidegate_contract import acknowledgement
 from tidegate_contract.acknowledgement import PodReport
 from tidegate_contract.names import PORT_ADMIN
 
-_TIMEOUT: Final = aiohttp.ClientTimeout(total=2.0)
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=1.0)
 
 
 class Pods(Protocol):

@@ -59,6 +59,8 @@ def judge(
     elif step_over:
         assert metric.success is not None
         reason = f"{_percent(canary.rate)} is above success {_percent(metric.success.allowed)}"
+        if canary.rate is None:
+            reason = "no request that it concerns reached the canary"
     return Judgement(
         verdict,
         MetricStatus(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from tidegate_contract.table import WHOLE, RoutingTable
 from tidegate_operator.api.modelversion import ModelVersion
 from tidegate_operator.rollout.observation import Observation
+from tidegate_operator.rollout.state import Started, decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +41,22 @@ class Baseline:
 
 
 def claims(versions: Iterable[ModelVersion]) -> dict[int, int]:
-    """The shares that the specs ask for, in percent, of Active versions that ask for any.
+    """The shares that the specs ask for, in percent, of versions that ask for any.
 
-    A sole Active version without ``trafficPercent`` asks for everything.
+    Deprecated versions keep what they ask for. Where none asks, a sole Active version without
+    ``trafficPercent`` (else a sole Deprecated one) has everything.
     """
-    active = [one for one in versions if one.spec.lifecycle == "Active"]
-    if len(active) == 1 and active[0].spec.traffic_percent is None:
-        return {active[0].spec.version: 100}
-    return {
-        one.spec.version: one.spec.traffic_percent for one in active if one.spec.traffic_percent
+    specs = [one.spec for one in versions]
+    asking = {
+        spec.version: spec.traffic_percent
+        for spec in specs
+        if spec.lifecycle in {"Active", "Deprecated"} and spec.traffic_percent
     }
+    active = [spec for spec in specs if spec.lifecycle == "Active"]
+    sole = active or [spec for spec in specs if spec.lifecycle == "Deprecated"]
+    if not asking and len(sole) == 1 and sole[0].traffic_percent is None:
+        return {sole[0].version: 100}
+    return asking
 
 
 def resolve(seen: Observation) -> Baseline:
@@ -58,13 +65,13 @@ def resolve(seen: Observation) -> Baseline:
     recorded = _recorded(seen, asked)
     if recorded is not None and recorded.claims == asked:
         return recorded
-    problem = None
     if sum(asked.values()) == 100:  # noqa: PLR2004 - percent
         return Baseline({version: percent * 100 for version, percent in asked.items()}, asked)
     listed = ", ".join(f"version {v}: {percent}%" for v, percent in sorted(asked.items()))
     problem = (
         f"trafficPercent of the Active versions of {seen.model} must add up to 100, not "
-        f"{sum(asked.values())} ({listed or 'no Active version asks for any'})"
+        f"{sum(asked.values())} ({listed or 'no Active version asks for any'}); until they do, the "
+        "split stays as it is"
     )
     if recorded is None:
         return Baseline({}, {}, problem)
@@ -77,13 +84,9 @@ def _recorded(seen: Observation, asked: Mapping[int, int]) -> Baseline | None:
     if table is not None:
         return Baseline({one.version: one.weight for one in table.baseline}, table.claims)
     for rollout in seen.rollouts:
-        if rollout.status.checkpoint and rollout.status.phase in {
-            "Gating",
-            "Progressing",
-            "Holding",
-        }:
-            assert rollout.status.stable_version is not None
-            return Baseline({rollout.status.stable_version: WHOLE}, asked)
+        state = decode(rollout.status)
+        if isinstance(state, Started):
+            return Baseline({state.run.stable: WHOLE}, asked)
     live = {v: one.status.traffic_percent * 100 for v, one in seen.by_version.items()}
     if sum(live.values()) == WHOLE:
         return Baseline({v: weight for v, weight in live.items() if weight}, asked)

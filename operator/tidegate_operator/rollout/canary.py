@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from tidegate_contract.names import ARM_CANARY, ARM_STABLE
+from tidegate_contract.table import RoutingTable
 from tidegate_operator.api.canaryrollout import CanaryRollout, Checkpoint, Revision, Tally
-from tidegate_operator.api.quantity import duration, seconds
+from tidegate_operator.api.quantity import duration, seconds, timestamp
 from tidegate_operator.evidence import counters
 from tidegate_operator.evidence.checks import CompiledMetric, compile_metric
 from tidegate_operator.evidence.verdict import Judgement, Verdict, judge, step_requests
@@ -41,11 +42,7 @@ def settle(rollout: CanaryRollout, state: Promoting | RollingBack, seen: Observa
     """Finish once every ready pod applies the table that says so."""
     revision, lagging = _acknowledged(seen)
     run = replace(state.run, revision=revision)
-    table = seen.table
-    written = table is not None and [arm.version for arm in table.split] == [
-        rollout.spec.canary_version if isinstance(state, Promoting) else run.stable
-    ]
-    if not written or lagging or not seen.asked:
+    if not _says_so(rollout, state, seen.table) or lagging or not seen.asked:
         return replace(state, run=run)
     if isinstance(state, Promoting):
         message = (
@@ -54,6 +51,17 @@ def settle(rollout: CanaryRollout, state: Promoting | RollingBack, seen: Observa
         )
         return Finished(phase="Succeeded", reason="Promoted", message=message, run=run)
     return Finished(phase="RolledBack", reason=state.reason, message=state.message, run=run)
+
+
+def _says_so(
+    rollout: CanaryRollout, state: Promoting | RollingBack, table: RoutingTable | None
+) -> bool:
+    """Whether the table in force is the decision's."""
+    if table is None:
+        return False
+    if isinstance(state, Promoting):
+        return [arm.version for arm in table.split] == [rollout.spec.canary_version]
+    return table.latch is not None and table.latch.uid == rollout.metadata.uid
 
 
 def rolling_back(run: Run, reason: str, why: str) -> RollingBack:
@@ -88,8 +96,7 @@ def advance(rollout: CanaryRollout, state: Stepping, seen: Observation) -> State
         reason, verdict, message = obstacle
         run = replace(state.run, verdict=verdict.name)
         return _hold(replace(state, run=run), reason, message)
-    state = replace(state, run=look.run_clock(state))
-    return _end_of_step(look, state, judgements)
+    return _end_of_step(look, look.run_clock(state), judgements)
 
 
 def _end_of_step(look: "_Look", state: Stepping, gathering: Sequence[Judgement]) -> State:
@@ -142,19 +149,24 @@ def _await_acknowledgement(
     if not seen.asked:
         return _hold(state, "NoReadyPods", gate.no_ready_pods(seen))
     timeout = seconds(rollout.spec.analysis.ack_timeout)
-    late = seen.now - state.run.evidence.step_since > timeout
-    if lagging and not (late and len(lagging) <= _TOLERATED * len(seen.asked)):
-        names = ", ".join(pod.name for pod in lagging)
-        if late:
-            message = f"{names} did not apply the weight within {duration(timeout)}"
-            return _hold(state, "NotAcknowledged", f"{message}; goes on when they do")
+    if lagging and seen.now - state.run.evidence.step_since <= timeout:
         return _hold(state, None, "waiting for the pods to apply the weight")
+    if len(lagging) == len(seen.asked):
+        return _hold(state, "NotAcknowledged", _late(lagging, timeout))
+    # The weight is live on some pods: from here on it is judged, whoever else is late.
     evidence = msgspec.structs.replace(state.run.evidence, live_since=seen.now)
+    live = replace(state, run=replace(state.run, evidence=evidence))
+    if len(lagging) > _TOLERATED * len(seen.asked):
+        return _hold(live, "NotAcknowledged", _late(lagging, timeout))
     message = f"live on {len(seen.asked) - len(lagging)} pods; warming up"
     if lagging:
         message += f"; left out: {', '.join(pod.name for pod in lagging)}"
-    live = replace(state, run=replace(state.run, evidence=evidence))
-    return replace(_hold(live, None, message), ticking=True)
+    return replace(_hold(live, None, message), clock_since=seen.now)
+
+
+def _late(pods: Sequence[Pod], timeout: float) -> str:
+    names = ", ".join(pod.name for pod in pods)
+    return f"{names} did not apply the weight within {duration(timeout)}; goes on when they do"
 
 
 def _live(run: Run, seen: Observation) -> bool:
@@ -172,9 +184,8 @@ def _acknowledged(seen: Observation) -> tuple[Revision, list[Pod]]:
 
 
 def _gather(state: Stepping, run: Run, message: str) -> Stepping:
-    return replace(
-        _hold(replace(state, run=run), None, f"gathering evidence; {message}"), ticking=True
-    )
+    message = f"gathering evidence; {message}"
+    return replace(_hold(replace(state, run=run), None, message), clock_since=state.clock_since)
 
 
 def _hold(state: Stepping, hold: HoldReason | None, message: str) -> Stepping:
@@ -184,7 +195,7 @@ def _hold(state: Stepping, hold: HoldReason | None, message: str) -> Stepping:
     return replace(
         state,
         hold=hold,
-        ticking=False,
+        clock_since=None,
         reason=hold or "Analysing",
         message=f"{'Holding at' if hold else 'At'} {where}: {message}",
     )
@@ -251,6 +262,10 @@ class _Look:
         """What keeps the clock from running."""
         if not self.seen.asked:
             return "NoReadyPods", Verdict.NoData, gate.no_ready_pods(self.seen)
+        late = [pod for pod in self.left_out if pod.ready_since <= self._live_since(run)]
+        if len(late) > _TOLERATED * len(self.seen.asked):
+            message = _late(late, seconds(self.rollout.spec.analysis.ack_timeout))
+            return "NotAcknowledged", Verdict.Inconclusive, message
         match self.seen.reading:
             case Unreadable(why=why):
                 message = f"Prometheus cannot be read ({why}); resumes when it answers"
@@ -263,8 +278,7 @@ class _Look:
     def _stale(self, run: Run, reading: Reading) -> tuple[HoldReason, Verdict, str] | None:
         """Pods whose counters Prometheus has not seen for two scrapes."""
         patience = 2 * self.seen.scrape_interval
-        assert run.evidence.live_since is not None
-        if self.seen.now - run.evidence.live_since <= patience:
+        if self.seen.now - self._live_since(run) <= patience:
             return None
         newest = counters.newest_sample(reading.series)
         excused = {pod.name for pod in self.left_out}
@@ -273,25 +287,34 @@ class _Look:
                 continue
             age = reading.at - newest.get(pod.name, 0.0)
             if age > patience + 1.0:
-                since = f"for {duration(age)}" if pod.name in newest else "at all"
+                since = f"since {_clock(newest[pod.name])}" if pod.name in newest else "at all"
                 message = f"Prometheus has no samples of pod {pod.name} {since}"
                 return "NoData", Verdict.NoData, f"{message}; resumes when it scrapes it again"
         return None
 
-    def run_clock(self, state: Stepping) -> Run:
-        """Count the time since the last look, if the clock was running then too."""
-        run, last = state.run, self.seen.last_look
-        if last is None or not (self._attended and state.ticking):
-            return run
-        elapsed = run.evidence.elapsed + (self.seen.now - last)
-        return replace(run, evidence=msgspec.structs.replace(run.evidence, elapsed=elapsed))
+    def run_clock(self, state: Stepping) -> Stepping:
+        """Count the time since the last look if the clock was running then too, else start it."""
+        evidence, last = state.run.evidence, self.seen.last_look
+        if last is None or not self._attended or state.clock_since is None:
+            return replace(state, clock_since=self.seen.now)
+        elapsed = evidence.elapsed + (self.seen.now - last)
+        counted = msgspec.structs.replace(evidence, elapsed=elapsed)
+        return replace(state, run=replace(state.run, evidence=counted))
 
     def _start(self, run: Run) -> float:
         """When counting starts, on Prometheus' clock."""
-        assert run.evidence.live_since is not None
         assert isinstance(self.seen.reading, Reading)
-        warm = run.evidence.live_since + seconds(self.rollout.spec.analysis.warmup)
+        warm = self._live_since(run) + seconds(self.rollout.spec.analysis.warmup)
         return warm + (self.seen.reading.at - self.seen.now)
+
+    def _live_since(self, run: Run) -> float:
+        assert run.evidence.live_since is not None, "only live steps are looked at"
+        return run.evidence.live_since
+
+
+def _clock(at: float) -> str:
+    """The time of day (UTC): unlike an age it stays the same, and so does the message."""
+    return timestamp(at)[11:19] + "Z"
 
 
 def _added(evidence: Checkpoint, window: counters.Window) -> Checkpoint:

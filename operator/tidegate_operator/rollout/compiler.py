@@ -88,7 +88,7 @@ def _numbered(
             table, revision=before.revision, split_revision=before.split_revision
         )
         in_force = seen.stored is not None and seen.stored.problem is None
-        if in_force and same == before:
+        if in_force and not _refused(seen, before) and same == before:
             return None
         highest = max(highest, before.revision)
     revision = highest + 1
@@ -102,6 +102,16 @@ def _numbered(
         revision=revision,
         split_revision=before.split_revision if kept and before else revision,
     )
+
+
+def _refused(seen: Observation, table: RoutingTable) -> bool:
+    """Whether a pod applies a lost table of no lower revision, and so refuses this one."""
+    assert seen.stored is not None
+    for ack in (pod.ack for pod in seen.pods if pod.ack):
+        other = ack.refused is not None or ack.table_uid != seen.stored.uid
+        if ack.revision > table.revision or (ack.revision == table.revision and other):
+            return True
+    return False
 
 
 def _split(baseline: Baseline, owner: Decided | None, latch: Latch | None) -> list[Arm]:
@@ -156,7 +166,7 @@ def _versions(
     return [
         LoadedVersion(
             version=version,
-            pods=None if version in needed else _turns(version, seen.asked, rows.get(version)),
+            pods=None if version in needed else _turns(version, seen.pods, rows.get(version)),
         )
         for version in sorted(needed | declared)
     ]
@@ -165,9 +175,13 @@ def _versions(
 def _turns(version: int, pods: tuple[Pod, ...], row: LoadedVersion | None) -> list[str] | None:
     """The pods that may load a version now: those that have it, and a few more at a time; none
     further once it failed in one. None (all) once every pod has it, for good.
+
+    A pod that became unready keeps its turn: the version may be what broke it, and passing the
+    turn on would break the pods one after the other.
     """
     if row is not None and row.pods is None:
         return None
+    pods = tuple(pod for pod in pods if not pod.terminating)
     have = {pod.uid for pod in pods if pod.has(version)}
     if pods and len(have) == len(pods):
         return None
@@ -176,6 +190,6 @@ def _turns(version: int, pods: tuple[Pod, ...], row: LoadedVersion | None) -> li
     states = [pod.version(version) for pod in pods]
     if not any(state is not None and state.state == "Failed" for state in states):
         room = max(1, math.floor(_AT_ONCE * len(pods))) - len(turn - have)
-        waiting = [pod.uid for pod in pods if pod.uid not in turn | have]
+        waiting = [pod.uid for pod in pods if pod.ready and pod.uid not in turn | have]
         turn |= set(waiting[: max(0, room)])
     return sorted(turn | have)

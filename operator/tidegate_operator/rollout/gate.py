@@ -20,19 +20,10 @@ from tidegate_operator.rollout.state import (
 def obstacle(rollout: CanaryRollout, baseline: Baseline, seen: Observation) -> State | None:
     """What keeps a rollout that has not started from starting, other than its turn."""
     spec = rollout.spec
-    for version in (spec.canary_version, spec.stable_version):
-        if version is not None and version not in seen.by_version:
-            return Pending(
-                reason="VersionNotDeclared",
-                message=f"No ModelVersion declares version {version} of {spec.model}; apply one",
-            )
-    lifecycle = seen.by_version[spec.canary_version].spec.lifecycle
-    if lifecycle in {"Inactive", "Deprecated"}:
-        return Pending(
-            reason="VersionNotEligible",
-            message=f"Version {spec.canary_version} is {lifecycle}; set its lifecycle to Testing "
-            "or Active to roll it out",
-        )
+    ineligible = _ineligible(rollout, seen)
+    if ineligible is not None:
+        reason, message = ineligible
+        return Pending(reason=reason, message=message)
     if not baseline.shares:
         return Pending(reason="NoBaseline", message=f"Nothing to roll out from: {baseline.problem}")
     if baseline.sole == spec.canary_version:
@@ -67,7 +58,7 @@ def advance(rollout: CanaryRollout, state: Gating, seen: Observation) -> State:
     """One look at a rollout that has no weight yet."""
     spec, run = rollout.spec, state.run
     version = spec.canary_version
-    trouble = _trouble(version, seen)
+    trouble = _ineligible(rollout, seen) or _trouble(run.stable, version, seen)
     deadline = run.evidence.gating_since + seconds(spec.gating_deadline)
     if trouble is None:
         report = _differences(rollout, run, seen)
@@ -137,8 +128,24 @@ def _shown(tensor: Tensor) -> str:
     return f"{tensor.datatype}{tensor.shape}".replace(" ", "")
 
 
-def _trouble(version: int, seen: Observation) -> tuple[str, str] | None:
-    """Why the canary is not ready everywhere; None where it is."""
+def _ineligible(rollout: CanaryRollout, seen: Observation) -> tuple[str, str] | None:
+    """What the ModelVersions say against this rollout: reason and message."""
+    spec = rollout.spec
+    for version in (spec.canary_version, spec.stable_version):
+        if version is not None and version not in seen.by_version:
+            message = f"No ModelVersion declares version {version} of {spec.model}; apply one"
+            return "VersionNotDeclared", message
+    lifecycle = seen.by_version[spec.canary_version].spec.lifecycle
+    if lifecycle in {"Inactive", "Deprecated"}:
+        return "VersionNotEligible", (
+            f"Version {spec.canary_version} is {lifecycle}; set its lifecycle to Testing or Active "
+            "to roll it out"
+        )
+    return None
+
+
+def _trouble(stable: int, version: int, seen: Observation) -> tuple[str, str] | None:
+    """Why the canary is not ready everywhere, or cannot be compared; None where it can."""
     if not seen.asked:
         return "NoReadyPods", no_ready_pods(seen)
     for pod in seen.asked:
@@ -154,6 +161,8 @@ def _trouble(version: int, seen: Observation) -> tuple[str, str] | None:
     lacking = [pod for pod in seen.asked if not pod.has(version)]
     if lacking:
         return "Loading", _loading(version, lacking, len(seen.asked))
+    if not any(pod.has(stable) for pod in seen.asked):
+        return "Loading", f"Waiting for version {stable}, which version {version} is compared to"
     return None
 
 

@@ -14,7 +14,7 @@ from tidegate_contract.table import RoutingTable
 from tidegate_operator.api import canaryrollout, modelversion
 from tidegate_operator.api.canaryrollout import CanaryRollout
 from tidegate_operator.api.meta import Metadata, wire
-from tidegate_operator.api.modelversion import ModelVersion
+from tidegate_operator.api.modelversion import ModelVersion, Status
 from tidegate_operator.rollout import canary, gate, ownership, story, versions
 from tidegate_operator.rollout.baseline import Baseline, resolve
 from tidegate_operator.rollout.compiler import Decided, compile_table
@@ -26,6 +26,7 @@ from tidegate_operator.rollout.state import (
     Pending,
     Promoting,
     RollingBack,
+    Started,
     State,
     Stepping,
     Waiting,
@@ -33,10 +34,20 @@ from tidegate_operator.rollout.state import (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to an object, once."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusWrite:
     """A status to be written, on the object as it was when it was judged. ``urgent``: more than
-    progress has changed.
+    progress has changed. ``events``: what this change of the status is worth telling, once it is
+    written: so nothing is told twice, whoever writes it and however often that fails before.
     """
 
     kind: str
@@ -44,30 +55,19 @@ class StatusWrite:
     before: dict[str, Any]
     after: dict[str, Any]
     urgent: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """Something that happened to an object, once."""
-
-    kind: str
-    metadata: Metadata
-    type: Literal["Normal", "Warning"]
-    reason: str
-    message: str
+    events: list[Event] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What is to be done. ``table_first``: the table is written before the statuses.
     ``states``: the rollouts' new states by uid. ``applied``: the model's part of its policy's
-    status. ``running``: a rollout waits for evidence.
+    status. ``settling``: pods are being waited for.
     """
 
     statuses: list[StatusWrite] = field(default_factory=list)
     table: RoutingTable | None = None
     table_first: bool = False
-    events: list[Event] = field(default_factory=list)
     states: Mapping[str, State] = field(default_factory=dict)
     applied: Applied | None = None
     settling: bool = False
@@ -79,9 +79,20 @@ def decide(seen: Observation, remembered: Mapping[str, State]) -> Plan:
     """
     baseline = resolve(seen)
     before = {one.metadata.uid: _latched(one, remembered, seen) for one in seen.rollouts}
-    if versions.selector_problem(seen.versions):
-        return Plan(statuses=_version_statuses(seen, baseline, seen.table), states=before)
     owner = ownership.owner(seen, baseline, before)
+    mismatch = versions.selector_problem(seen.versions)
+    if mismatch and not (owner and isinstance(before[owner.metadata.uid], Started)):
+        refused = Pending(reason="SelectorMismatch", message=_sentence(mismatch))
+        after: dict[str, State] = {
+            uid: state if isinstance(state, Finished) else refused for uid, state in before.items()
+        }
+        return Plan(
+            statuses=[
+                *_rollout_statuses(seen, after),
+                *_version_statuses(seen, baseline, seen.table),
+            ],
+            states=after,
+        )
     after = {
         one.metadata.uid: _next(one, before[one.metadata.uid], owner, baseline, seen)
         for one in seen.rollouts
@@ -100,7 +111,6 @@ def decide(seen: Observation, remembered: Mapping[str, State]) -> Plan:
         ],
         table=table,
         table_first=decided is not None and isinstance(decided.state, RollingBack),
-        events=_events(seen, before, after),
         states=after,
         applied=Applied(
             holder=policy.metadata.name if policy else None,
@@ -172,7 +182,8 @@ def _rollout_statuses(seen: Observation, after: Mapping[str, State]) -> list[Sta
     writes = []
     for one in seen.rollouts:
         told = wire(story.tell(one, after[one.metadata.uid], seen.now))
-        writes.append(_write(canaryrollout.KIND, one, told))
+        events = _happened(decode(one.status), after[one.metadata.uid])
+        writes.append(_write(canaryrollout.KIND, one, told, events))
     return [write for write in writes if write.after != write.before]
 
 
@@ -182,11 +193,13 @@ def _version_statuses(
     writes = []
     for one in seen.versions:
         told = versions.tell(one, seen, baseline, table)
-        writes.append(_write(modelversion.KIND, one, wire(told)))
+        writes.append(_write(modelversion.KIND, one, wire(told), _changed(one.status, told)))
     return [write for write in writes if write.after != write.before]
 
 
-def _write(kind: str, one: CanaryRollout | ModelVersion, after: dict[str, Any]) -> StatusWrite:
+def _write(
+    kind: str, one: CanaryRollout | ModelVersion, after: dict[str, Any], events: list[Event]
+) -> StatusWrite:
     before = one.raw_status
     return StatusWrite(
         kind=kind,
@@ -194,48 +207,43 @@ def _write(kind: str, one: CanaryRollout | ModelVersion, after: dict[str, Any]) 
         before=before,
         after=after,
         urgent=story.meaning(before) != story.meaning(after),
+        events=events,
     )
 
 
-def _events(
-    seen: Observation, before: Mapping[str, State], after: Mapping[str, State]
-) -> list[Event]:
+def _changed(old: Status, new: Status) -> list[Event]:
+    """What the change of a ModelVersion's status is worth telling."""
     events = []
-    for one in seen.rollouts:
-        uid = one.metadata.uid
-        for type_, reason, message in _happened(before[uid], after[uid]):
-            events.append(
-                Event(
-                    kind=canaryrollout.KIND,
-                    metadata=one.metadata,
-                    type=type_,
-                    reason=reason,
-                    message=message,
-                )
-            )
-    return events
+    if new.phase != old.phase and new.phase == "Ready" and old.phase != "Degraded":
+        events.append(Event("Normal", "VersionLoaded", new.message))
+    failing = versions.LOAD_FAILED in {one.reason for one in new.conditions}
+    if failing and versions.LOAD_FAILED not in {one.reason for one in old.conditions}:
+        events.append(Event("Warning", "VersionLoadFailed", new.message))
+    wrong = {one.type for one in old.conditions if one.status == "False"}
+    return events + [
+        Event("Warning", "InvalidSpec", one.message)
+        for one in new.conditions
+        if one.type in {"TrafficSplitValid", "SelectorMatches"} - wrong and one.status == "False"
+    ]
 
 
-Happening = tuple[Literal["Normal", "Warning"], str, str]
-
-
-def _happened(old: State, new: State) -> list[Happening]:  # noqa: C901 - a table of transitions
-    """What the step from one state to the next is worth telling."""
+def _happened(old: State, new: State) -> list[Event]:  # noqa: C901 - a table of transitions
+    """What the step from one state of a rollout to the next is worth telling."""
     match old, new:
         case (Waiting(reason=r), Waiting(reason=s)) if r == s:
             return []
         case _, Waiting(reason="WaitingForOwner", message=message):
-            return [("Normal", "WaitingForOwner", message)]
+            return [Event("Normal", "WaitingForOwner", message)]
         case Gating(reason=r), Gating(reason="VersionLoadFailed", message=m) if (
             r != "VersionLoadFailed"
         ):
-            return [("Warning", "VersionLoadFailed", m)]
+            return [Event("Warning", "VersionLoadFailed", m)]
         case Gating(), Finished(reason=reason, message=message):
             word = "Incompatible" if reason == "Incompatible" else "VersionLoadFailed"
-            return [("Warning", word, message)]
+            return [Event("Warning", word, message)]
         case Gating(), Stepping(run=run):
             return [
-                ("Normal", "VersionLoaded", "The canary is loaded on every ready pod"),
+                Event("Normal", "VersionLoaded", "The canary is loaded on every ready pod"),
                 _weight(0, run.percent),
             ]
         case Stepping(run=a), Stepping(run=b) if a.evidence.step != b.evidence.step:
@@ -244,21 +252,28 @@ def _happened(old: State, new: State) -> list[Happening]:  # noqa: C901 - a tabl
             return [_completed(old), _weight(a.percent, 100)]
         case Stepping(hold=a), Stepping(hold=b, message=message) if a != b:
             if b is None:
-                return [("Normal", "RolloutResumed", message)]
-            return [("Warning", "RolloutHeld", message)]
-        case Stepping(), RollingBack(message=message):
-            return [("Warning", "RolledBack", message)]
+                return [Event("Normal", "RolloutResumed", message)]
+            return [Event("Warning", "RolloutHeld", message)]
+        case Stepping() | Promoting(), (
+            RollingBack(message=message) | Finished(phase="RolledBack", message=message)
+        ):
+            return [Event("Warning", "RolledBack", message)]
         case Promoting(), Finished(message=message):
-            return [("Normal", "Promoted", message)]
+            return [Event("Normal", "Promoted", message)]
         case _:
             return []
 
 
-def _weight(old: int, new: int) -> Happening:
-    return "Normal", "TrafficWeightUpdated", f"The canary's share goes from {old}% to {new}%"
+def _weight(old: int, new: int) -> Event:
+    message = f"The canary's share goes from {old}% to {new}%"
+    return Event("Normal", "TrafficWeightUpdated", message)
 
 
-def _completed(state: Stepping) -> Happening:
+def _completed(state: Stepping) -> Event:
     run = state.run
     step = f"{run.evidence.step + 1}/{len(run.plan)}"
-    return "Normal", "StepCompleted", f"Step {step} passed at {run.percent}%"
+    return Event("Normal", "StepCompleted", f"Step {step} passed at {run.percent}%")
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -7,7 +7,7 @@ from tidegate_operator.api.canaryrollout import FINISHED, CanaryRollout
 from tidegate_operator.rollout import gate
 from tidegate_operator.rollout.baseline import Baseline
 from tidegate_operator.rollout.observation import Observation
-from tidegate_operator.rollout.state import Started, State
+from tidegate_operator.rollout.state import Finished, Started, State
 
 
 def owner(
@@ -18,7 +18,12 @@ def owner(
     A started one keeps it until it is finished; else the oldest that could start now.
     """
     open_ = sorted(
-        (one for one in seen.rollouts if one.status.phase not in FINISHED),
+        (
+            one
+            for one in seen.rollouts
+            if one.status.phase not in FINISHED
+            and not isinstance(states[one.metadata.uid], Finished)
+        ),
         key=lambda one: one.metadata.age_order,
     )
     for one in open_:

@@ -18,6 +18,12 @@ class Applied:
     total: int
 
 
+def _applied_before(one: BatchPolicy) -> bool:
+    """Whether all pods applied this very policy: the tables that come after carry it along."""
+    status = one.status
+    return status.phase == "Applied" and status.observed_generation == one.metadata.generation
+
+
 def tell(one: BatchPolicy, parts: Mapping[str, Applied], now: float) -> Status:
     """The whole status. ``parts``: by model, of those models that anybody knows of."""
     mine = [parts[m] for m in one.spec.models if m in parts]
@@ -35,7 +41,7 @@ def tell(one: BatchPolicy, parts: Mapping[str, Applied], now: float) -> Status:
         message = f"An older BatchPolicy holds: {listed}; delete it, or this one"
     elif unknown:
         phase, message = "Pending", f"No ModelVersion of {', '.join(unknown)} is served yet"
-    elif pods < total or not total:
+    elif (pods < total or not total) and not _applied_before(one):
         phase, message = "Applying", f"{pods} of {total} pods apply it"
     else:
         phase, message = "Applied", "All pods apply it"

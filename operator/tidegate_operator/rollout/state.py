@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from tidegate_operator.api.canaryrollout import Checkpoint, MetricStatus, Revision, Status, Step
+from tidegate_operator.api.quantity import epoch
 
 HoldReason = Literal["NoData", "Error", "Inconclusive", "NotAcknowledged", "NoReadyPods"]
 
@@ -56,12 +57,12 @@ class Gating(Told):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stepping(Told):
     """The canary has weight. ``hold``: why the clock stands still; None while it may run.
-    ``ticking``: whether it does.
+    ``clock_since``: since when it does (epoch seconds), None while it does not.
     """
 
     run: Run
     hold: HoldReason | None = None
-    ticking: bool = False
+    clock_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +127,9 @@ def decode(status: Status) -> State:
         case "Gating" if run:
             return Gating(run=run, reason=reason, message=message)
         case "Progressing" if run:
-            return Stepping(run=run, reason=reason, message=message)
+            running = status.clock_running_since
+            since = epoch(running) if running else None
+            return Stepping(run=run, clock_since=since, reason=reason, message=message)
         case "Holding" if run:
             return Stepping(
                 run=run, hold=cast("HoldReason", reason), reason=reason, message=message

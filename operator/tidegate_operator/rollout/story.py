@@ -38,7 +38,7 @@ def tell(rollout: CanaryRollout, state: State, now: float) -> Status:
     if run is not None:
         counted = step_requests(compiled_metrics(rollout), run.evidence.watched)
         requests = StepRequests(stable=counted["stable"], canary=counted["canary"])
-    ticking = isinstance(state, Stepping) and state.ticking
+    clock_since = state.clock_since if isinstance(state, Stepping) else None
     return Status(
         phase=phase,  # type: ignore[arg-type]
         reason=state.reason,
@@ -51,7 +51,7 @@ def tell(rollout: CanaryRollout, state: State, now: float) -> Status:
         verdict=run.verdict if run else "",
         revision=run.revision if run else before.revision,
         step_elapsed=round(run.evidence.elapsed, 3) if run else 0.0,
-        clock_running_since=(before.clock_running_since or timestamp(now)) if ticking else None,
+        clock_running_since=timestamp(clock_since) if clock_since is not None else None,
         step_requests=requests,
         metrics=list(run.metrics) if run else [],
         history=_history(before, phase, weight, state.reason, now),

@@ -11,6 +11,9 @@ from tidegate_operator.rollout.baseline import Baseline
 from tidegate_operator.rollout.gate import differences, no_ready_pods
 from tidegate_operator.rollout.observation import Observation
 
+LOAD_FAILED = "LoadFailed"
+"""Reason of the condition Loaded where a pod cannot load the version."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -52,8 +55,9 @@ def tell(
     loaded = Loaded({pod.name: pod.version(version) for pod in seen.asked})
     weight = sum(arm.weight for arm in table.split if arm.version == version) if table else 0
     share = baseline.shares.get(version, 0)
-    lifecycle = "Active" if share else one.spec.lifecycle
-    phase, message = _phase(one, seen, loaded, lifecycle)
+    kept = one.spec.lifecycle == "Deprecated" or not share
+    lifecycle = one.spec.lifecycle if kept else "Active"
+    phase, message = _phase(one, seen, loaded, lifecycle, weight)
     mismatch = selector_problem(seen.versions)
     if mismatch:
         message = f"SelectorMismatch: {mismatch}"
@@ -72,7 +76,9 @@ def tell(
     )
 
 
-def _phase(one: ModelVersion, seen: Observation, loaded: Loaded, lifecycle: str) -> tuple[str, str]:
+def _phase(
+    one: ModelVersion, seen: Observation, loaded: Loaded, lifecycle: str, weight: int
+) -> tuple[str, str]:
     version, model = one.spec.version, one.spec.model
     if lifecycle == "Inactive":
         if any(loaded.states.values()):
@@ -90,8 +96,11 @@ def _phase(one: ModelVersion, seen: Observation, loaded: Loaded, lifecycle: str)
         phase = "Degraded" if loaded.ready else "Failed"
         return phase, f"Pod {pod} cannot load version {version}: {error}; it tries again"
     if loaded.ready == len(seen.pods):
-        return "Ready", _serving(lifecycle)
-    if loaded.ready and not any(s and s.state == "Loading" for s in loaded.states.values()):
+        return "Ready", _serving(lifecycle, weight)
+    rows = seen.table.versions if seen.table else []
+    everywhere = any(row.version == version and row.pods is None for row in rows)
+    loading = any(one and one.state == "Loading" for one in loaded.states.values())
+    if loaded.ready and everywhere and not loading:
         return "Degraded", f"{loaded.ready} of {len(seen.pods)} pods have version {version} ready"
     return "Loading", f"{loaded.ready} of {len(seen.pods)} pods have version {version} ready"
 
@@ -101,8 +110,10 @@ def baseline_missing(seen: Observation) -> bool:
     return not any(one.spec.lifecycle == "Active" for one in seen.versions)
 
 
-def _serving(lifecycle: str) -> str:
+def _serving(lifecycle: str, weight: int) -> str:
     match lifecycle:
+        case "Active" | "Deprecated" if not weight:
+            return "Loaded; has no share of the traffic, reachable by its number only"
         case "Testing":
             return "Loaded; reachable by its number only"
         case "Deprecated":
@@ -128,7 +139,7 @@ def _conditions(
         ("Ready", good and not mismatch, phase, message),
         ("Reconciling", phase in {"Loading", "Pending"}, phase, message),
         ("Stalled", phase == "Failed", phase, message),
-        ("Loaded", loaded.ready > 0, phase, message),
+        ("Loaded", loaded.ready > 0, LOAD_FAILED if loaded.failed else phase, message),
         ("Compatible", report if report is None else not report[0], *_because(report)),
         (
             "TrafficSplitValid",

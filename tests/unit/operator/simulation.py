@@ -1,47 +1,89 @@
 """A cluster, its pods and its Prometheus as plain data, so that rollouts of hours run in no time.
 
-The operator's pure part decides; this applies what was decided as the API server would (versions
-of objects grow, statuses are merged) and lets the pods follow. A kill is a loss of memory, at any
-gap between two writes.
+The operator is the real one, from its cache to its writes; only what it talks to is played here:
+an API server that gives versions to objects and refuses what is stale, pods that follow the
+table, a Prometheus that has scraped their counters, and a clock. A kill is a loss of memory
+before any one write.
 """
 
-import random
+import asyncio
+import bisect
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
-import msgspec
+import numpy as np
 
-from tidegate_contract.acknowledgement import Acknowledgement, Tensor, VersionState
-from tidegate_contract.table import RoutingTable
-from tidegate_operator.api.batchpolicy import BatchPolicy
-from tidegate_operator.api.canaryrollout import CanaryRollout
-from tidegate_operator.api.meta import convert
-from tidegate_operator.api.modelversion import ModelVersion
-from tidegate_operator.evidence.counters import Series
-from tidegate_operator.rollout.model import Event, Plan, decide
-from tidegate_operator.rollout.observation import (
-    Observation,
-    Pod,
-    Reading,
-    StoredTable,
-    Unreadable,
+from tidegate_contract import names
+from tidegate_contract import table as contract
+from tidegate_contract.acknowledgement import Acknowledgement, PodReport, Tensor, VersionState
+from tidegate_contract.table import ErrorCheck, RoutingTable
+from tidegate_operator.adapters.cluster import (
+    CONFIG_MAP,
+    POD,
+    ClusterError,
+    ConflictError,
+    GoneError,
+    Listed,
+    Raw,
+    merge_patch,
 )
-from tidegate_operator.rollout.state import State, Stepping, decode
+from tidegate_operator.adapters.metrics import Readings
+from tidegate_operator.api.meta import Metadata
+from tidegate_operator.api.quantity import timestamp
+from tidegate_operator.cache import Cache
+from tidegate_operator.evidence.counters import Series
+from tidegate_operator.reconciler import Reconciler
+from tidegate_operator.rollout.observation import Unreadable
 
 Behaviour = Callable[[int, float], tuple[float, float]]
 """(version, time) to (share of errors, share slower than every bound)."""
+
+_loop = asyncio.new_event_loop()
 
 
 def healthy(_version: int, _now: float) -> tuple[float, float]:
     return 0.0, 0.0
 
 
-class KilledError(Exception):
+def failing(version: int, share: float, since: float = 0.0) -> Behaviour:
+    return lambda v, now: (share if v == version and now >= since else 0.0, 0.0)
+
+
+class KilledError(BaseException):
     """The operator ended here."""
 
 
+@dataclass(frozen=True)
+class Told:
+    """An event as it was posted."""
+
+    kind: str
+    name: str
+    type: str
+    reason: str
+    message: str
+
+
 TENSOR = Tensor(name="INPUT", datatype="FP32", shape=[64])
+
+
+@dataclass
+class SimulatedPod:
+    """A pod with its sidecar; ``loading``: by version, when it will be ready."""
+
+    name: str
+    uid: str
+    address: str
+    ready: bool = True
+    silent: bool = False
+    scraped: bool = True
+    table: RoutingTable | None = None
+    table_uid: str | None = None
+    loading: dict[int, float] = field(default_factory=dict)
+    counters: dict[tuple[str, str, str], float] = field(default_factory=dict)
+    carry: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
 
 @dataclass
@@ -52,48 +94,40 @@ class Simulation:
     behaviour: Behaviour = healthy
     now: float = 1_000_000.0
     prometheus_up: bool = True
+    api_up: bool = True
+    seed: int = 1
+    load_time: float = 0.0
     load_error: dict[int, str] = field(default_factory=dict)
     tensors: dict[int, list[Tensor]] = field(default_factory=dict)
-    silent: set[str] = field(default_factory=set)
-    objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    stored: StoredTable | None = None
-    events: list[Event] = field(default_factory=list)
-    tables: list[RoutingTable] = field(default_factory=list)
-    writes: int = 0
     kill_at_write: int | None = None
-    seed: int = 1
+    down_for: float = 0.0
+    before_write: Callable[[str], None] = lambda _what: None
 
     def __post_init__(self) -> None:
-        self.memory: dict[str, State] = {}
-        self.last_look: float | None = None
-        self.last_table: RoutingTable | None = None
-        self.checkpointed = 0.0
-        self._version = 0
-        self._random = random.Random(self.seed)
-        self._acks = {self._pod_name(i): Acknowledgement() for i in range(self.pods)}
+        self.objects: dict[tuple[str, str], Raw] = {}
+        self.events: list[Told] = []
+        self.tables: list[RoutingTable] = []
+        self.writes: list[str] = []
+        self.asked: list[float] = []
+        self.attended: defaultdict[int, float] = defaultdict(float)
+        self.operators: list[Reconciler] = []
+        self.up_at = self.now
+        self._revision = self._addresses = 0
+        self._random = np.random.default_rng(self.seed)
         self._samples: dict[tuple[str, str, str, str], list[tuple[float, float]]] = {}
-        self._counters: dict[tuple[str, str, str, str], float] = {}
+        self.by_name = {}
+        for number in range(self.pods):
+            self.add_pod(f"triton-{number}")
+        self.start_operator()
 
     # What a user does.
 
     def apply(self, kind: str, name: str, **spec: Any) -> None:
-        self._version += 1
         old = self.objects.get((kind, name))
-        generation = old["metadata"]["generation"] + 1 if old else 1
-        created = old["metadata"]["creationTimestamp"] if old else self._time()
-        self.objects[kind, name] = {
-            "kind": kind,
-            "metadata": {
-                "name": name,
-                "namespace": "default",
-                "uid": old["metadata"]["uid"] if old else f"uid-{name}-{self._version}",
-                "generation": generation,
-                "resourceVersion": str(self._version),
-                "creationTimestamp": created,
-            },
-            "spec": spec,
-            "status": old["status"] if old else {"observedGeneration": -1},
-        }
+        meta = old["metadata"] if old else self._new(name)
+        status = old["status"] if old else {"observedGeneration": -1}
+        generation = meta.get("generation", 0) + 1
+        self.store(kind, {"metadata": {**meta, "generation": generation}, "spec": spec}, status)
 
     def version(self, number: int, **spec: Any) -> None:
         self.apply("ModelVersion", f"digits-{number}", model="digits", version=number, **spec)
@@ -104,30 +138,74 @@ class Simulation:
         self.apply("CanaryRollout", name, model="digits", canaryVersion=canary, **spec)
 
     def delete(self, kind: str, name: str) -> None:
-        del self.objects[kind, name]
+        raw = self.objects.pop((kind, name))
+        self._revision += 1
+        raw = {**raw, "metadata": {**raw["metadata"], "resourceVersion": str(self._revision)}}
+        self._publish(kind, raw, deleted=True)
+
+    def add_pod(self, name: str) -> SimulatedPod:
+        uid = f"uid-{name}-{self._revision}"
+        self._addresses += 1
+        pod = SimulatedPod(name, uid, f"10.0.0.{self._addresses}")
+        self.by_name[name] = pod
+        self.set_ready(name, ready=True)
+        return pod
+
+    def remove_pod(self, name: str) -> None:
+        del self.by_name[name]
+        self.delete(POD, name)
+
+    def set_ready(self, name: str, *, ready: bool) -> None:
+        pod = self.by_name[name]
+        pod.ready = ready
+        condition = {
+            "type": "Ready",
+            "status": str(ready),
+            "lastTransitionTime": timestamp(self.now)[:19] + "Z",
+        }
+        meta = {**self._new(name), "uid": pod.uid, "labels": {names.LABEL_MODEL: "digits"}}
+        status = {"phase": "Running", "podIP": pod.address, "conditions": [condition]}
+        self.store(POD, {"metadata": meta}, status)
 
     def status(self, name: str = "rollout", kind: str = "CanaryRollout") -> dict[str, Any]:
-        return self.objects[kind, name]["status"]
+        status: dict[str, Any] = self.objects[kind, name]["status"]
+        return status
 
     def condition(self, kind: str, name: str, type_: str) -> dict[str, str]:
         conditions = self.status(name, kind)["conditions"]
-        return next(one for one in conditions if one["type"] == type_)
+        found: dict[str, str] = next(one for one in conditions if one["type"] == type_)
+        return found
+
+    def history(self, name: str = "rollout") -> list[tuple[str, str, int]]:
+        return [(h["from"], h["to"], h["weight"]) for h in self.status(name)["history"]]
+
+    def reasons(self, name: str = "rollout") -> list[str]:
+        return [one.reason for one in self.events if one.name == name]
+
+    @property
+    def table(self) -> RoutingTable:
+        data = self.objects[CONFIG_MAP, "tidegate-routing-digits"]["data"]
+        return contract.decode(data[names.TABLE_KEY], data[names.DIGEST_KEY])
+
+    @property
+    def weight(self) -> int:
+        """The canary's share in the last table that was written, in percent."""
+        split = self.tables[-1].split if self.tables else []
+        return sum(arm.weight for arm in split if arm.name == "canary") // 100
 
     # What time does.
 
-    def run(
-        self, duration: float, until: Callable[["Simulation"], bool] | None = None
-    ) -> "Simulation":
-        """Let time pass, second by second, looking as the reconciler would."""
+    def run(self, duration: float, until: Callable[[Self], bool] | None = None) -> Self:
+        """Let time pass, second by second."""
         end = self.now + duration
         while self.now < end and not (until and until(self)):
             self.tick()
         return self
 
-    def run_to(self, *phases: str, within: float = 7200.0) -> dict[str, Any]:
-        self.run(within, lambda s: s.status().get("phase") in phases)
-        assert self.status().get("phase") in phases, self.status().get("message")
-        return self.status()
+    def run_to(self, *phases: str, name: str = "rollout", within: float = 7200.0) -> dict[str, Any]:
+        self.run(within, lambda s: s.status(name).get("phase") in phases)
+        assert self.status(name).get("phase") in phases, self.status(name).get("message")
+        return self.status(name)
 
     def tick(self) -> None:
         self.now += 1.0
@@ -135,163 +213,231 @@ class Simulation:
         if self.now % self.scrape_interval == 0:
             self._scrape()
         self._pods_follow()
-        try:
-            self.look()
-        except KilledError:
-            self.restart()
+        if self.now < self.up_at:
+            return
+        if not self.operators and self.api_up:
+            self.start_operator()
+        self.attended[self.weight] += 1.0
+        for operator in list(self.operators):
+            try:
+                _loop.run_until_complete(operator._round())
+            except KilledError:
+                self.kill()
 
-    def restart(self) -> None:
-        self.memory, self.last_look, self.last_table = {}, None, None
+    def kill(self) -> None:
+        """The operator is gone, with all that it remembers."""
+        self.operators.clear()
         self.kill_at_write = None
+        self.up_at = self.now + self.down_for
 
-    def look(self) -> Plan:
-        """One look of the operator, with its writes in the decided order."""
-        seen = self.observation()
-        plan = decide(seen, self.memory)
-        went_live = any(
-            isinstance(s, Stepping)
-            and s.run.evidence.live_since == seen.now
-            for s in plan.states.values()
-        )
-        if seen.reading is not None or went_live:
-            self.last_look = seen.now
-        if plan.table_first:
-            self._write_table(plan)
-        self._write_statuses(plan)
-        self.memory = dict(plan.states)
-        if not plan.table_first:
-            self._write_table(plan)
-        self.events += plan.events
-        return plan
-
-    def observation(self) -> Observation:
-        typed = {
-            kind: tuple(
-                convert(raw, type_) for (k, _), raw in self.objects.items() if k == kind
-            )
-            for kind, type_ in {
-                "ModelVersion": ModelVersion,
-                "CanaryRollout": CanaryRollout,
-                "BatchPolicy": BatchPolicy,
-            }.items()
-        }
-        return Observation(
-            now=self.now,
-            namespace="default",
-            model="digits",
-            versions=typed["ModelVersion"],
-            rollouts=typed["CanaryRollout"],
-            policies=typed["BatchPolicy"],
-            stored=self.stored,
-            last_table=self.last_table,
-            pods=tuple(
-                Pod(name=name, uid=f"uid-{name}", ready=True, ack=ack)
-                for name, ack in self._acks.items()
-            ),
-            reading=self._reading(typed["CanaryRollout"]),
-            last_look=self.last_look,
+    def start_operator(self) -> Reconciler:
+        operator = Reconciler(
+            cache=Cache(),
+            cluster=_ApiServer(self),
+            metrics=_Prometheus(self),
+            pods=_Sidecars(self),
             scrape_interval=self.scrape_interval,
+            now=lambda: self.now,
         )
+        self.operators.append(operator)
+        assert _loop.run_until_complete(operator._list())
+        return operator
 
     # The rest of the world.
 
-    def _reading(self, rollouts: tuple[CanaryRollout, ...]) -> Reading | Unreadable | None:
-        live = any(
-            isinstance(state := self.memory.get(r.metadata.uid) or decode(r.status), Stepping)
-            and state.run.evidence.live_since is not None
-            for r in rollouts
-        )
-        if not live or self.now % 10:
-            return None
-        if not self.prometheus_up:
-            return Unreadable("connection refused")
-        return Reading(
-            self.now,
-            tuple(
-                Series(pod, arm, check, counts, tuple(samples[-400:]))  # type: ignore[arg-type]
-                for (pod, arm, check, counts), samples in self._samples.items()
-            ),
+    def store(self, kind: str, raw: Raw, status: Raw | None = None) -> Raw:
+        """What the API server does with a write; watchers hear of it."""
+        self._revision += 1
+        meta = {**raw["metadata"], "resourceVersion": str(self._revision)}
+        raw = {**raw, "metadata": meta, **({} if status is None else {"status": status})}
+        self.objects[kind, meta["name"]] = raw
+        self._publish(kind, raw, deleted=False)
+        return raw
+
+    def count_write(self, what: str) -> None:
+        if not self.api_up:
+            raise ClusterError("connection refused")
+        if len(self.writes) == self.kill_at_write:
+            raise KilledError
+        self.before_write(what)
+        self.writes.append(what)
+
+    def samples(self, span: float) -> tuple[Series, ...]:
+        found = []
+        for (pod, arm, check, counts), samples in self._samples.items():
+            first = bisect.bisect_right(samples, (self.now - span, float("inf")))
+            if samples[first:]:
+                found.append(Series(pod, arm, check, counts, tuple(samples[first:])))  # type: ignore[arg-type]
+        return tuple(found)
+
+    def report(self, address: str) -> PodReport | None:
+        for pod in self.by_name.values():
+            if pod.address == address and not pod.silent:
+                return PodReport(
+                    pod=pod.name,
+                    pod_uid=pod.uid,
+                    ready=pod.ready,
+                    models={"digits": self._acknowledgement(pod)},
+                )
+        return None
+
+    def _new(self, name: str) -> Raw:
+        created = timestamp(self.now)
+        uid = f"uid-{name}-{self._revision}"
+        return {"name": name, "namespace": "default", "uid": uid, "creationTimestamp": created}
+
+    def _publish(self, kind: str, raw: Raw, *, deleted: bool) -> None:
+        for operator in self.operators:
+            operator.observe(kind, raw, deleted=deleted)
+
+    def _acknowledgement(self, pod: SimulatedPod) -> Acknowledgement:
+        return Acknowledgement(
+            table_uid=pod.table_uid,
+            revision=pod.table.revision if pod.table else 0,
+            versions={version: self._state(version, at) for version, at in pod.loading.items()},
         )
 
-    def _serve_requests(self) -> None:
-        if self.stored is None or self.stored.table is None:
-            return
-        table = self.stored.table
-        for pod in self._acks:
-            for arm in table.split:
-                count = self.rate / self.pods * arm.weight / 10_000
-                requests = int(count) + (self._random.random() < count % 1)
-                errors, slow = self.behaviour(arm.version, self.now)
-                for check in table.checks:
-                    share = errors if check.__class__.__name__ == "ErrorCheck" else slow
-                    bad = sum(self._random.random() < share for _ in range(requests))
-                    for counts, amount in (("requests", requests), ("bad", bad)):
-                        for other in ("stable", "canary"):
-                            key = (pod, other, check.id, counts)
-                            grown = amount if other == arm.name else 0
-                            self._counters[key] = self._counters.get(key, 0.0) + grown
-
-    def _scrape(self) -> None:
-        for key, value in self._counters.items():
-            self._samples.setdefault(key, []).append((self.now, value))
+    def _state(self, version: int, ready_at: float) -> VersionState:
+        error = self.load_error.get(version)
+        if self.now < ready_at:
+            return VersionState(state="Loading")
+        if error:
+            return VersionState(state="Failed", error=error)
+        tensors = self.tensors.get(version, [TENSOR])
+        return VersionState(state="Ready", inputs=tensors, outputs=[TENSOR])
 
     def _pods_follow(self) -> None:
-        if self.stored is None or self.stored.table is None:
-            return
-        table = self.stored.table
-        for name in self._acks:
-            if name in self.silent:
+        raw = self.objects.get((CONFIG_MAP, "tidegate-routing-digits"))
+        for pod in self.by_name.values():
+            if raw is None or pod.silent:
                 continue
-            versions = {}
-            for row in table.versions:
-                if row.pods is not None and f"uid-{name}" not in row.pods:
-                    continue
-                error = self.load_error.get(row.version)
-                versions[row.version] = VersionState(
-                    state="Failed" if error else "Ready",
-                    error=error,
-                    inputs=self.tensors.get(row.version, [TENSOR]),
-                )
-            self._acks[name] = Acknowledgement(
-                table_uid=self.stored.uid, revision=table.revision, versions=versions
-            )
-
-    def _write_statuses(self, plan: Plan) -> None:
-        for write in plan.statuses:
-            state = plan.states.get(write.metadata.uid)
-            checkpoint = isinstance(state, Stepping) and self.now - self.checkpointed >= 6
-            if not (write.urgent or checkpoint):
+            try:
+                shown = self.table
+            except contract.TableError:
                 continue
-            self._count_write()
-            raw = self.objects[write.kind, write.metadata.name]
-            assert raw["metadata"]["resourceVersion"] == write.metadata.resource_version
-            self._version += 1
-            raw["metadata"] = {**raw["metadata"], "resourceVersion": str(self._version)}
-            raw["status"] = msgspec.json.decode(msgspec.json.encode(write.after))
-            if checkpoint:
-                self.checkpointed = self.now
+            if pod.table is not None and shown.revision < pod.table.revision:
+                continue
+            pod.table, pod.table_uid = shown, raw["metadata"]["uid"]
+            wanted = {
+                row.version for row in pod.table.versions if row.pods is None or pod.uid in row.pods
+            }
+            pod.loading = {
+                version: pod.loading.get(version, self.now + self.load_time)
+                for version in sorted(wanted)
+            }
 
-    def _write_table(self, plan: Plan) -> None:
-        if plan.table is None:
-            return
-        self._count_write()
-        self._version += 1
-        uid = self.stored.uid if self.stored else f"uid-table-{self._version}"
-        self.stored = StoredTable(uid=uid, resource_version=str(self._version), table=plan.table)
-        self.last_table = plan.table
-        self.tables.append(plan.table)
+    def _serve_requests(self) -> None:
+        for pod in self.by_name.values():
+            if pod.table is None or not pod.ready:
+                continue
+            for check in pod.table.checks:
+                for arm in ("stable", "canary"):
+                    for counts in ("requests", "bad"):
+                        pod.counters.setdefault((arm, check.id, counts), 0.0)
+            for arm in pod.table.split:
+                pod.carry[arm.name] += self.rate / len(self.by_name) * arm.weight / 10_000
+                requests = int(pod.carry[arm.name])
+                pod.carry[arm.name] -= requests
+                errors, slow = self.behaviour(arm.version, self.now)
+                for check in pod.table.checks:
+                    share = errors if isinstance(check, ErrorCheck) else slow
+                    bad = int(self._random.binomial(requests, share)) if share else 0
+                    pod.counters[arm.name, check.id, "requests"] += requests
+                    pod.counters[arm.name, check.id, "bad"] += bad
 
-    def _count_write(self) -> None:
-        if self.writes == self.kill_at_write:
-            raise KilledError
-        self.writes += 1
+    def _scrape(self) -> None:
+        for pod in self.by_name.values():
+            if not (pod.scraped and pod.ready):
+                continue
+            for key, value in pod.counters.items():
+                self._samples.setdefault((pod.name, *key), []).append((self.now, value))
 
-    def _pod_name(self, number: int) -> str:
-        return f"triton-{number}"
 
-    def _time(self) -> str:
-        minutes, seconds = divmod(int(self.now) % 3600, 60)
-        return f"2026-01-01T00:{minutes:02}:{seconds:02}Z"
+@dataclass
+class _ApiServer:
+    world: Simulation
+
+    async def list(self, kind: str) -> Listed:
+        if not self.world.api_up:
+            raise ClusterError("connection refused")
+        items = [raw for (k, _), raw in self.world.objects.items() if k == kind]
+        return Listed(items, self.world._revision)
+
+    async def write_status(self, kind: str, meta: Metadata, before: Raw, after: Raw) -> Raw:
+        self.world.count_write(f"status {kind} {meta.name} {after.get('phase')}")
+        raw = self._judged(kind, meta.name, meta.uid, meta.resource_version)
+        return self.world.store(kind, raw, patched(raw["status"], merge_patch(before, after)))
+
+    async def write_table(
+        self, content: RoutingTable, uid: str | None, resource_version: str | None
+    ) -> Raw:
+        self.world.count_write("table")
+        contract.check(content)
+        name = names.routing_table_name(content.model)
+        text, digest = contract.encode(content)
+        if uid is None:
+            if (CONFIG_MAP, name) in self.world.objects:
+                raise ConflictError("already exists")
+            meta = {**self.world._new(name), "labels": {names.LABEL_MODEL: content.model}}
+        else:
+            meta = self._judged(CONFIG_MAP, name, uid, resource_version)["metadata"]
+        self.world.tables.append(content)
+        data = {names.TABLE_KEY: text, names.DIGEST_KEY: digest}
+        return self.world.store(CONFIG_MAP, {"metadata": meta, "data": data})
+
+    async def get(self, kind: str, namespace: str, name: str) -> Raw:
+        try:
+            return self.world.objects[kind, name]
+        except KeyError:
+            raise GoneError(name) from None
+
+    async def delete_table(self, namespace: str, name: str, uid: str) -> None:
+        self.world.count_write("delete table")
+        self.world.delete(CONFIG_MAP, name)
+
+    async def post_event(self, involved: Raw, type_: str, reason: str, message: str) -> None:
+        told = Told(involved["kind"], involved["name"], type_, reason, message)
+        self.world.events.append(told)
+
+    def _judged(self, kind: str, name: str, uid: str, resource_version: str | None) -> Raw:
+        raw = self.world.objects.get((kind, name))
+        if raw is None:
+            raise GoneError(f"{kind} {name} not found")
+        if (raw["metadata"]["uid"], raw["metadata"]["resourceVersion"]) != (uid, resource_version):
+            raise ConflictError(f"{kind} {name} has been modified")
+        return raw
+
+
+@dataclass
+class _Prometheus:
+    world: Simulation
+
+    async def read(self, span: float) -> Readings | Unreadable:
+        self.world.asked.append(self.world.now)
+        if not self.world.prometheus_up:
+            return Unreadable("connection refused")
+        return Readings(self.world.now, {("default", "digits"): self.world.samples(span)})
+
+
+@dataclass
+class _Sidecars:
+    world: Simulation
+
+    async def ask(self, address: str) -> PodReport | None:
+        return self.world.report(address)
+
+
+def patched(target: Any, patch: Any) -> Any:
+    """RFC 7396, section 2: what an API server makes of a JSON merge patch."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = patched(result.get(key), value)
+    return result
 
 
 def two_versions(**settings: Any) -> Simulation:
@@ -299,5 +445,4 @@ def two_versions(**settings: Any) -> Simulation:
     world = Simulation(**settings)
     world.version(1, lifecycle="Active", trafficPercent=100)
     world.version(2)
-    world.run(10)
-    return world
+    return world.run(10)

@@ -1,0 +1,220 @@
+"""What happens to a rollout when the operator, Prometheus or the API server dies on the way.
+
+Each test has a namespace and an operator of its own. Whatever dies, and between whichever two
+writes: no step is skipped, doubled or shortened, and no rollback is undone.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator
+
+import pytest
+from killing_proxy import Body, Doom, KillingProxy
+from operator_world import World, install, observed, until, weight
+
+from tidegate_contract import names
+from tidegate_operator.api.quantity import epoch
+from tidegate_tools.controlplane import ControlPlane
+from tidegate_tools.pods import ScrapeTargets
+from tidegate_tools.prometheus import Prometheus
+
+STEP_SECONDS = 2.0
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def parts(
+    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[ControlPlane, Prometheus, ScrapeTargets]]:
+    install(control_plane)
+    with observed(control_plane, tmp_path_factory.mktemp("faults")) as (prometheus, targets):
+        yield control_plane, prometheus, targets
+
+
+@pytest.fixture
+def world(parts: tuple[ControlPlane, Prometheus, ScrapeTargets]) -> Iterator[World]:
+    with World(*parts, name=f"faults-{next(_numbers)}") as made:
+        made.versions("digits", 2)
+        yield made
+
+
+@pytest.fixture
+def proxy(world: World) -> Iterator[KillingProxy]:
+    with KillingProxy(world.plane, world.kubeconfig) as made:
+        made.kill = world.operator.kill
+        yield made
+
+
+def began(world: World, percent: int = 50) -> None:
+    """A rollout whose step has gathered evidence for a moment."""
+    world.rollout("to-2", "digits")
+    world.await_weight("digits", percent)
+    until(lambda: world.status("to-2").get("stepElapsed", 0) >= 1, "a second of evidence")
+
+
+def ended_well(world: World) -> None:
+    """The whole plan, each step for as long as it should be."""
+    status = world.await_phase("to-2", "Succeeded")
+    assert world.weights("to-2") == [0, 50, 75, 100]
+    reached: dict[int, float] = {}
+    for entry in status["history"]:
+        reached.setdefault(entry["weight"], epoch(entry["time"]))
+    times = [reached[weight] for weight in (50, 75, 100)]
+    assert all(b - a >= STEP_SECONDS for a, b in itertools.pairwise(times))
+    assert [arm.version for arm in world.table("digits").split] == [2]
+    assert world.reasons("to-2").count("TrafficWeightUpdated") <= 3
+
+
+def test_killed_in_the_middle_of_a_step(world: World) -> None:
+    world.operator.start()
+    began(world)
+    world.operator.kill()
+    world.operator.start()
+    ended_well(world)
+
+
+def status_of_step(number: int) -> Doom:
+    def doom(_method: str, path: str, body: Body) -> bool:
+        return path.endswith("canaryrollouts/to-2/status") and (
+            body["status"].get("currentStep") == number
+        )
+
+    return doom
+
+
+def table_with(percent: int) -> Doom:
+    def doom(_method: str, path: str, body: Body) -> bool:
+        if "/configmaps" not in path:
+            return False
+        split = json.loads(body["data"][names.TABLE_KEY])["split"]
+        return [arm["weight"] for arm in split if arm["name"] == "canary"] == [percent * 100]
+
+    return doom
+
+
+def status_in(phase: str) -> Doom:
+    return lambda _method, path, body: (
+        path.endswith("canaryrollouts/to-2/status") and body["status"].get("phase") == phase
+    )
+
+
+def back_to_baseline(method: str, path: str, body: Body) -> bool:
+    return "/configmaps" in path and "latch" in json.loads(body["data"][names.TABLE_KEY])
+
+
+@pytest.mark.parametrize(
+    "doom",
+    [
+        pytest.param(status_of_step(2), id="before the status of the next step"),
+        pytest.param(table_with(75), id="between its status and its table"),
+        pytest.param(status_in("Promoting"), id="before the promotion"),
+        pytest.param(status_in("Succeeded"), id="before the end"),
+    ],
+)
+def test_killed_between_the_writes_of_going_on(
+    world: World, proxy: KillingProxy, doom: Doom
+) -> None:
+    killed_at(world, proxy, doom)
+    world.rollout("to-2", "digits")
+    until(lambda: not world.operator.process.alive, "the operator's end")
+    world.operator.start()
+    ended_well(world)
+
+
+@pytest.mark.parametrize(
+    "doom",
+    [
+        pytest.param(back_to_baseline, id="before the table"),
+        pytest.param(status_in("RollingBack"), id="between the table and its status"),
+        pytest.param(status_in("RolledBack"), id="before the end"),
+    ],
+)
+def test_killed_between_the_writes_of_going_back(
+    world: World, proxy: KillingProxy, doom: Doom
+) -> None:
+    killed_at(world, proxy, doom)
+    world.model("digits").errors[2] = 0.5
+    world.rollout("to-2", "digits")
+    until(lambda: not world.operator.process.alive, "the operator's end")
+    if doom is not back_to_baseline:
+        assert weight(world.table("digits")) == 0
+        world.model("digits").errors.clear()  # no new evidence: the decision was taken
+    world.operator.start()
+    status = world.await_phase("to-2", "RolledBack")
+    assert world.weights("to-2") == [0, 50, 0]
+    assert "canary requests failed" in status["message"]
+    assert [arm.version for arm in world.table("digits").split] == [1]
+    until(lambda: "RolledBack" in world.reasons("to-2"), "its event")
+    assert world.reasons("to-2").count("RolledBack") == 1
+
+
+def killed_at(world: World, proxy: KillingProxy, doom: Doom) -> None:
+    proxy.doom = doom
+    world.operator.start(proxy.kubeconfig)
+
+
+def test_two_operators_do_no_harm(world: World) -> None:
+    world.operator.start()
+    world.new_operator("second").start()
+    world.rollout("to-2", "digits")
+    ended_well(world)
+    world.versions("other", 2)
+    world.model("other").errors[2] = 0.5
+    world.rollout("to-other", "other")
+    world.await_phase("to-other", "RolledBack")
+    assert world.weights("to-other") == [0, 50, 0]
+    until(lambda: "RolledBack" in world.reasons("to-other"), "its event")
+    assert world.reasons("to-other").count("RolledBack") == 1
+
+
+def test_prometheus_killed_in_a_step(world: World) -> None:
+    world.operator.start()
+    world.rollout("to-2", "digits", stepDuration="4s")
+    world.await_weight("digits", 50)
+    until(lambda: world.status("to-2").get("stepElapsed", 0) >= 1, "a second of evidence")
+    world.prometheus.kill()
+    status = world.await_phase("to-2", "Holding")
+    assert status["reason"] == "Error"
+    assert "Prometheus cannot be read" in status["message"]
+    assert "clockRunningSince" not in status
+    assert world.condition("canaryrollouts", "to-2", "Paused")["status"] == "True"
+    assert weight(world.table("digits")) == 50
+    elapsed = status["stepElapsed"]
+    world.prometheus.start()
+    world.await_phase("to-2", "Progressing")
+    assert world.status("to-2")["stepElapsed"] >= elapsed
+    world.await_phase("to-2", "Succeeded")
+    assert world.weights("to-2") == [0, 50, 75, 100]
+    told = [one for one in world.reasons("to-2") if one in {"RolloutHeld", "RolloutResumed"}]
+    assert told[:2] == ["RolloutHeld", "RolloutResumed"]
+
+
+def test_the_api_server_killed_in_a_step(world: World) -> None:
+    world.operator.start()
+    began(world)
+    world.plane.stop_api_server()
+    lines = world.operator.log.read_text().count("cannot be reached")
+    until(
+        lambda: world.operator.log.read_text().count("cannot be reached") > lines + 8,
+        "the operator noticing",
+    )
+    world.plane.start_api_server()
+    ended_well(world)
+    # The watches are there again, too.
+    highest = world.table("digits").revision
+    world.kubectl("delete", "configmap", names.routing_table_name("digits"))
+    world.await_table("digits", lambda table: table.revision > highest)
+
+
+@pytest.mark.parametrize(("what", "often"), [("/", 1), ("/apis/tidegate.dev", 3), ("/api/v1", 3)])
+def test_started_while_the_api_server_is_not_ready(
+    world: World, proxy: KillingProxy, what: str, often: int
+) -> None:
+    """It answers some paths before others; watches and lists meet it alike."""
+    proxy.starting = lambda path: what in path
+    world.operator.start(proxy.kubeconfig)
+    until(lambda: proxy.refused >= often, "refusals")
+    proxy.starting = lambda _path: False
+    world.rollout("to-2", "digits", stepDuration="1h")
+    world.await_weight("digits", 50)
+    assert world.operator.process.alive

@@ -1,0 +1,115 @@
+"""Several objects that want one model: one has it, the others say whom they wait for."""
+
+from simulation import Simulation, failing, two_versions
+
+
+def three_versions(**settings: object) -> Simulation:
+    world = two_versions(**settings)
+    world.version(3)
+    return world.run(5)
+
+
+def test_the_oldest_starts_the_second_waits_and_starts_after_it() -> None:
+    world = three_versions()
+    world.rollout("b", canary=2, initialPercent=50, stepPercent=50)
+    world.run(1)
+    world.rollout("a", canary=3, initialPercent=50, stepPercent=50)
+    world.run(5)
+    assert world.status("a")["phase"] == "Waiting"
+    assert "CanaryRollout b owns the traffic of digits" in world.status("a")["message"]
+    assert world.reasons("a") == ["WaitingForOwner"]
+    world.run_to("Succeeded", name="b")
+    world.run_to("Succeeded", name="a")
+    assert world.status("a")["stableVersion"] == 2
+    assert world.reasons("a").count("WaitingForOwner") == 1
+    assert [table.owner.name for table in world.tables if table.owner][-1] == "a"
+
+
+def test_a_younger_one_that_started_keeps_the_model() -> None:
+    world = three_versions()
+    world.rollout("young", canary=2)
+    world.run_to("Progressing", name="young")
+    world.rollout("old", canary=3)
+    world.objects["CanaryRollout", "old"]["metadata"]["creationTimestamp"] = "1970-01-01T00:00:00Z"
+    world.run(30)
+    assert world.status("old")["phase"] == "Waiting"
+    assert world.status("young")["phase"] == "Progressing"
+
+
+def test_one_that_cannot_start_does_not_stand_in_the_way() -> None:
+    world = three_versions()
+    world.rollout("undeclared", canary=9)
+    world.run(1)
+    world.rollout("good", canary=2)
+    world.run_to("Progressing", name="good")
+    assert world.status("undeclared")["reason"] == "VersionNotDeclared"
+    world.version(9)
+    world.run(5)
+    assert world.status("undeclared")["reason"] == "WaitingForOwner"
+
+
+def test_a_rollback_lets_the_next_one_go_and_its_latch_with_it() -> None:
+    world = three_versions(behaviour=failing(2, 0.9))
+    world.rollout("bad", canary=2)
+    world.run_to("RolledBack", name="bad")
+    uid = world.objects["CanaryRollout", "bad"]["metadata"]["uid"]
+    assert world.table.latch is not None
+    assert world.table.latch.uid == uid
+    world.run(30)
+    assert world.table.latch is not None
+    world.rollout("good", canary=3, initialPercent=50, stepPercent=50)
+    world.run_to("Succeeded", name="good")
+    assert world.table.latch is None
+    assert world.status("bad")["phase"] == "RolledBack"
+
+
+def test_a_deleted_rollout_returns_to_the_baseline_in_any_phase() -> None:
+    for phase in ("Gating", "Progressing", "Holding"):
+        world = three_versions()
+        if phase == "Gating":
+            world.version(4)
+            world.load_error[4] = "no"
+        world.rollout(canary=4 if phase == "Gating" else 2)
+        world.run_to("Gating" if phase == "Gating" else "Progressing")
+        if phase == "Holding":
+            world.run(30)
+            world.prometheus_up = False
+            world.run_to("Holding")
+        world.delete("CanaryRollout", "rollout")
+        world.run(3)
+        assert world.table.owner is None
+        assert [(arm.name, arm.weight) for arm in world.table.split] == [("stable", 10_000)]
+
+
+def test_deleting_a_finished_one_moves_nothing() -> None:
+    world = three_versions()
+    world.rollout(initialPercent=50, stepPercent=50)
+    world.run_to("Succeeded")
+    world.run(5)
+    revision = world.table.revision
+    world.delete("CanaryRollout", "rollout")
+    world.run(60)
+    assert world.table.revision == revision
+    assert [arm.version for arm in world.table.split] == [2]
+
+
+def test_a_rollout_to_what_has_everything_is_done_at_once() -> None:
+    world = two_versions()
+    revision = world.table.revision
+    world.rollout(canary=1)
+    status = world.run_to("Succeeded")
+    assert status["reason"] == "AlreadyPromoted"
+    assert status["display"]["weight"] == "100%"
+    assert world.run(60).table.revision == revision
+
+
+def test_stable_must_have_everything() -> None:
+    world = three_versions()
+    world.rollout(canary=2, stableVersion=3)
+    world.run(5)
+    assert world.status()["reason"] == "AmbiguousBaseline"
+    assert world.status()["message"] == ("Starts when version 3 holds all the traffic; now 1: 100%")
+    world.rollout("first", canary=3, initialPercent=50, stepPercent=50)
+    world.run_to("Succeeded", name="first")
+    world.run_to("Succeeded")
+    assert world.status()["stableVersion"] == 3

@@ -1,0 +1,86 @@
+"""ModelVersion statuses: where a version is loaded, what it serves, what is wrong."""
+
+from simulation import Simulation, two_versions
+
+
+def test_it_serves() -> None:
+    world = two_versions()
+    status = world.status("digits-1", "ModelVersion")
+    assert (status["phase"], status["message"]) == ("Ready", "Serving")
+    assert status["trafficPercent"] == 100
+    assert status["pods"] == {"ready": 2, "total": 2}
+    assert status["inputs"] == [
+        {"name": "INPUT", "datatype": "FP32", "shape": [64], "optional": False}
+    ]
+    assert {one["type"]: one["status"] for one in status["conditions"]} == {
+        "Ready": "True",
+        "Reconciling": "False",
+        "Stalled": "False",
+        "Loaded": "True",
+        "Compatible": "True",
+        "TrafficSplitValid": "True",
+        "SelectorMatches": "True",
+        "SpecBehind": "False",
+    }
+
+
+def test_its_traffic_is_what_is_live() -> None:
+    world = two_versions()
+    world.rollout(initialPercent=20)
+    world.run_to("Progressing")
+    world.run(5)
+    assert world.status("digits-1", "ModelVersion")["trafficPercent"] == 80
+    assert world.status("digits-2", "ModelVersion")["display"]["traffic"] == "20%"
+
+
+def test_it_loads_in_turns_then_is_told_once() -> None:
+    world = two_versions(pods=4)
+    world.load_time = 5
+    world.version(3)
+    seen = set()
+    for _ in range(60):
+        world.tick()
+        status = world.status("digits-3", "ModelVersion")
+        if status.get("phase"):
+            seen.add((status["phase"], status["pods"]["ready"]))
+    assert seen == {("Loading", n) for n in range(4)} | {("Ready", 4)}
+    assert world.reasons("digits-3") == ["VersionLoaded"]
+
+
+def test_it_is_degraded_where_a_pod_is_gone() -> None:
+    world = two_versions()
+    world.set_ready("triton-1", ready=False)
+    world.run(5)
+    status = world.status("digits-2", "ModelVersion")
+    assert (status["phase"], status["message"]) == (
+        "Degraded",
+        "1 of 2 pods have version 2 ready",
+    )
+
+
+def test_inactive_is_unloaded() -> None:
+    world = two_versions()
+    world.version(2, lifecycle="Inactive")
+    world.run(5)
+    assert [row.version for row in world.table.versions] == [1]
+    status = world.status("digits-2", "ModelVersion")
+    assert (status["phase"], status["trafficPercent"]) == ("Unloaded", 0)
+
+
+def test_before_there_is_a_baseline() -> None:
+    world = Simulation()
+    world.version(1)
+    world.run(5)
+    status = world.status("digits-1", "ModelVersion")
+    assert status["phase"] == "Pending"
+    assert "No version of digits has the traffic yet" in status["message"]
+
+
+def test_two_objects_for_one_version_do_not_shake_it() -> None:
+    world = two_versions()
+    world.apply("ModelVersion", "twin", model="digits", version=1, lifecycle="Testing")
+    world.run(40)
+    assert [arm.version for arm in world.table.split] == [1]
+    writes = len(world.writes)
+    world.run(100)
+    assert len(world.writes) == writes
