@@ -482,7 +482,7 @@ async def test_a_triton_that_dies_costs_its_requests_a_503_and_no_more(
         assert await asyncio.gather(*waiting) == [(503, "1")] * 5
         await asyncio.to_thread(server.ensure)
         assert await post({"inputs": [_X]}) == (200, None)
-    assert sidecar.outcomes() == {"server_error": 6, "ok": 1}
+    assert sidecar.outcomes() == {"server_error": 1, "rejected": 5, "ok": 1}
 
 
 async def test_a_version_that_triton_dropped_is_not_the_callers_mistake(

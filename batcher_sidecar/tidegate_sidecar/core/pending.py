@@ -11,6 +11,7 @@ answered well          concerned            bad above b
 error of the server    bad                  bad
 4xx of the model       concerned            bad above b
 refused over quota     concerned            bad
+its version was gone   not concerned        bad above b, if looked at by then
 cancelled in queue     not concerned        bad if older than b, else not concerned
 cancelled when sent    by its batch's end   the same
 =====================  ===================  ====================================
@@ -101,6 +102,10 @@ class Pending:
             elif not self._counted >> i & 1:
                 check.requests += 1
                 check.bad += failed or outcome == "rejected" or seconds > check.bound
+
+    def end_unserved(self) -> None:
+        """Count a request that no version was asked to answer, for and against nobody."""
+        self.tally.count("rejected")
 
     def cancel(self, now: float) -> None:
         """Count a request whose caller has gone."""

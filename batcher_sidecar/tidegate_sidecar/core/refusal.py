@@ -20,6 +20,16 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a failure 
         return self.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
+class Unserved(Refusal):
+    """No version was asked: none is ready, or the model server cannot be reached.
+
+    That says nothing about the version that the request would have gone to.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(HTTPStatus.SERVICE_UNAVAILABLE, message)
+
+
 def malformed(message: str) -> Refusal:
     """The request breaks the protocol or contradicts the model's metadata."""
     return Refusal(HTTPStatus.BAD_REQUEST, message)
@@ -30,6 +40,11 @@ def too_large(message: str) -> Refusal:
     return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
 
 
-def unavailable(message: str) -> Refusal:
+def unavailable(message: str) -> Unserved:
     """Nothing here can serve the request now."""
+    return Unserved(message)
+
+
+def lost(message: str) -> Refusal:
+    """A version was asked, and its answer did not come."""
     return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, message)

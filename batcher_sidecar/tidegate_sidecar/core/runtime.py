@@ -23,7 +23,7 @@ from tidegate_sidecar.core.exchange import (
     request_json,
 )
 from tidegate_sidecar.core.pending import Pending
-from tidegate_sidecar.core.refusal import Refusal, malformed, unavailable
+from tidegate_sidecar.core.refusal import Refusal, Unserved, lost, malformed, unavailable
 from tidegate_sidecar.core.request import Buffer, Decoder, Plan, priority_from_header
 from tidegate_sidecar.core.routing import Router, default_arm
 from tidegate_sidecar.core.version import VersionInfo
@@ -128,11 +128,14 @@ class ModelRuntime:
         Returns those for which there is none, counted, with the answer that they get.
         """
         displaced, self._displaced = self._displaced, []
-        refused = []
+        refused: list[tuple[Pending, Refusal]] = []
         for pending in displaced:
             try:
                 self._reassign(pending)
                 self._batcher.offer(pending)
+            except Unserved as refusal:
+                pending.end_unserved()
+                refused.append((pending, refusal))
             except Refusal as refusal:
                 pending.end(_outcome(refusal), now)
                 refused.append((pending, refusal))
@@ -182,7 +185,10 @@ class ModelRuntime:
         """Count a batch whose members have been answered, and free its slot."""
         for pending, result in zip(batch.members, results, strict=True):
             outcome = _outcome(result)
-            if pending.cancelled:
+            if isinstance(result, Unserved):
+                if not pending.cancelled:
+                    pending.end_unserved()
+            elif pending.cancelled:
                 pending.end_cancelled(failed=outcome == "server_error")
             else:
                 pending.end(outcome, now)
@@ -279,7 +285,7 @@ def _error(status: int, body: bytes) -> Refusal:
         message = f"the model server answered {status}"
     if status == HTTPStatus.NOT_FOUND:
         # It was ready when it was asked, so this is not the caller's mistake.
-        return unavailable(message)
+        return lost(message)
     return Refusal(status, message)
 
 

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, cast
 
-from tidegate_sidecar.core.refusal import Refusal, unavailable
+from tidegate_sidecar.core.refusal import Refusal, lost, unavailable
 from tidegate_sidecar.core.request import Buffer
 from tidegate_sidecar.shell.http import (
     HEAD_END,
@@ -176,7 +176,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         self._pool.drop(self)
-        self._end(unavailable("the model server closed the connection"))
+        self._end(lost("the model server closed the connection"))
 
     def _read_head(self, data: bytes) -> bytes:
         """Read a head, where it is complete; returns what follows it."""
@@ -198,7 +198,7 @@ class _Connection(asyncio.Protocol):
     def _fail(self, message: str) -> None:
         self._pool.drop(self)
         self._transport.abort()
-        self._end(unavailable(message))
+        self._end(lost(message))
 
     def _end(self, result: Response | Refusal) -> None:
         if self._done is not None:

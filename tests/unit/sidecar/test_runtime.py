@@ -16,7 +16,7 @@ from tidegate_contract.table import (
 from tidegate_sidecar.core.admission import quotas
 from tidegate_sidecar.core.batcher import Batch
 from tidegate_sidecar.core.exchange import Answer
-from tidegate_sidecar.core.refusal import Refusal
+from tidegate_sidecar.core.refusal import Refusal, lost, unavailable
 from tidegate_sidecar.core.runtime import ModelRuntime
 
 CANARY = (("stable", 1, 5_000), ("canary", 2, 5_000))
@@ -237,7 +237,7 @@ def test_what_waits_for_a_version_that_goes_falls_back(make: Any) -> None:
     assert len(run(runtime, 9.0)) == 4
     assert runtime.counters.fallbacks == {"canary": 2}
     assert checks(runtime, ERRORS.id) == {("stable", 1, 3): (2, 0)}
-    assert outcomes(runtime) == {("stable", 1, "ok"): 4, ("direct", 2, "server_error"): 1}
+    assert outcomes(runtime) == {("stable", 1, "ok"): 4, ("direct", 2, "rejected"): 1}
 
 
 def test_what_waits_for_a_version_that_is_loaded_anew_still_gets_it(make: Any) -> None:
@@ -252,14 +252,25 @@ def test_what_waits_for_a_version_that_is_loaded_anew_still_gets_it(make: Any) -
     assert checks(runtime, ERRORS.id) == {("stable", 1, 3): (2, 0), ("canary", 2, 3): (2, 0)}
 
 
-def test_what_waits_for_the_only_version_gets_an_error(make: Any) -> None:
+def test_what_waits_for_the_only_version_gets_an_error_and_is_no_evidence(make: Any) -> None:
     runtime = make.runtime(make.table(checks=[ERRORS], batch=BatchSettings(max_wait=9.0)))
     make.submit(runtime)
     gone = make.submit(runtime)
     runtime.version_gone(1)
     runtime.cancel(gone, 0.5)
     assert [refusal.status for _, refusal in runtime.replan(1.0)] == [503]
+    assert checks(runtime, ERRORS.id) == {}
+    assert outcomes(runtime) == {("stable", 1, "cancelled"): 1, ("stable", 1, "rejected"): 1}
+
+
+def test_a_batch_that_reached_no_server_is_no_evidence_and_one_that_was_lost_is(make: Any) -> None:
+    runtime = make.runtime(make.table(checks=[ERRORS]))
+    for refusal in (unavailable("connection refused"), lost("connection reset")):
+        make.submit(runtime)
+        (batch,) = runtime.poll(0.0)
+        runtime.finish(batch, [refusal], 0.1)
     assert checks(runtime, ERRORS.id) == {("stable", 1, 3): (1, 1)}
+    assert outcomes(runtime) == {("stable", 1, "rejected"): 1, ("stable", 1, "server_error"): 1}
     assert not runtime.in_use(1)
 
 

@@ -503,7 +503,7 @@ async def test_a_lost_triton_is_503_and_comes_back(
         for count in served.runtime.counters.checks.values()
         if count.requests
     }
-    assert (requests, bad) == (15, 13)
+    assert (requests, bad) == (12, 10), "three found nobody listening"
 
 
 async def test_a_version_that_goes_takes_its_queue_along(
