@@ -76,7 +76,7 @@ class StandIn:
         self.ready = False
         self._models = models
         self._adoptions: dict[str, Adoption] = {}
-        self._counters: defaultdict[tuple[str, int, str, str, str], float] = defaultdict(float)
+        self._counters: defaultdict[tuple[str, str, str, str], float] = defaultdict(float)
         self._lock = threading.Lock()
         self._server = http.server.ThreadingHTTPServer((address, names.PORT_ADMIN), self._handler())
         self._server.daemon_threads = True
@@ -98,15 +98,15 @@ class StandIn:
     def _serve(self, model: str, table: RoutingTable, seconds: float) -> None:
         behaviour = self._models[model]
         for check in table.checks:
-            for arm in (names.ARM_STABLE, names.ARM_CANARY):
+            for name in (names.ARM_STABLE, names.ARM_CANARY):
                 for counts in ("requests", "bad"):
-                    self._counters[model, 0, arm, check.id, counts] += 0.0
+                    self._counters[model, name, check.id, counts] += 0.0
             for arm in table.split:
                 requests = behaviour.rate / PODS * arm.weight / contract.WHOLE * seconds
                 share = behaviour.errors.get(arm.version, 0.0)
                 bad = requests * share if isinstance(check, ErrorCheck) else 0.0
-                self._counters[model, 0, arm.name, check.id, "requests"] += requests
-                self._counters[model, 0, arm.name, check.id, "bad"] += bad
+                self._counters[model, arm.name, check.id, "requests"] += requests
+                self._counters[model, arm.name, check.id, "bad"] += bad
 
     def _report(self) -> bytes:
         with self._lock:
@@ -140,7 +140,7 @@ class StandIn:
             lines = [
                 f'tidegate_check_{counts}_total{{model="{model}",arm="{arm}",check="{check}",'
                 f'priority="3"}} {int(value)}\n'
-                for (model, _, arm, check, counts), value in self._counters.items()
+                for (model, arm, check, counts), value in self._counters.items()
             ]
         return "".join(lines).encode()
 

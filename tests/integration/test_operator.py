@@ -216,6 +216,7 @@ def test_a_batch_policy_is_applied_hot_and_a_second_one_waits(world: World) -> N
     table = world.table("batched")
     assert (table.batch.max_batch_size, table.batch.max_wait) == (8, 0.003)
     assert table.split_revision == split
+    time.sleep(1.1)  # creation times are whole seconds, and equal ones are settled by uid
     world.apply("BatchPolicy", "younger", models=["batched"], maxBatchSize=2)
     status = world.await_phase("younger", "Waiting", plural="batchpolicies")
     assert "batched by older" in status["message"]

@@ -186,7 +186,8 @@ def test_prometheus_killed_in_a_step(world: World) -> None:
     world.await_phase("to-2", "Succeeded")
     assert world.weights("to-2") == [0, 50, 75, 100]
     told = [one for one in world.reasons("to-2") if one in {"RolloutHeld", "RolloutResumed"}]
-    assert told[:2] == ["RolloutHeld", "RolloutResumed"]
+    # Back again, it has no fresh samples for a moment: another reason to hold.
+    assert (told[0], told[-1]) == ("RolloutHeld", "RolloutResumed")
 
 
 def test_the_api_server_killed_in_a_step(world: World) -> None:

@@ -115,7 +115,7 @@ class Simulation:
         self._revision = self._addresses = 0
         self._random = np.random.default_rng(self.seed)
         self._samples: dict[tuple[str, str, str, str], list[tuple[float, float]]] = {}
-        self.by_name = {}
+        self.by_name: dict[str, SimulatedPod] = {}
         for number in range(self.pods):
             self.add_pod(f"triton-{number}")
         self.start_operator()
@@ -331,9 +331,9 @@ class Simulation:
             if pod.table is None or not pod.ready:
                 continue
             for check in pod.table.checks:
-                for arm in ("stable", "canary"):
+                for name in ("stable", "canary"):
                     for counts in ("requests", "bad"):
-                        pod.counters.setdefault((arm, check.id, counts), 0.0)
+                        pod.counters.setdefault((name, check.id, counts), 0.0)
             for arm in pod.table.split:
                 pod.carry[arm.name] += self.rate / len(self.by_name) * arm.weight / 10_000
                 requests = int(pod.carry[arm.name])

@@ -146,14 +146,17 @@ def test_the_api_server_away_in_a_step() -> None:
     assert [entry["weight"] for entry in status["history"]] == [0, 50, 75, 100, 100]
 
 
-def test_a_decision_to_go_back_outlives_an_api_server_that_is_away() -> None:
+def test_a_decision_to_go_back_outlives_everything_that_fails_after_it() -> None:
     world = running()
-    world.api_up = False
     world.behaviour = failing(2, 0.9)
+    world.run(30, lambda w: (w.now + 1) % 10 == 0)
+    world.api_up = False
+    world.run(1)  # it decides, and cannot write it
+    assert world.weight == 50
+    world.prometheus_up = False
     world.run(30)
-    world.behaviour = lambda _v, _now: (0.0, 0.0)
     world.api_up = True
-    world.run_to("RolledBack", within=15)
+    world.run_to("RolledBack", within=10)
 
 
 def test_evidence_is_read_once_in_an_interval_whatever_else_wakes_the_model() -> None:

@@ -83,14 +83,13 @@ def test_a_fault_is_found_whenever_it_begins_and_a_good_past_does_not_hide_it() 
 
 
 def test_a_version_that_fails_everything_is_caught_within_a_few_requests() -> None:
-    defaults = {"total_steps": 8, "threshold": 2 / 0.01}
+    steps, threshold = 8, 2 / 0.01
     for step in range(7):
         good = [Tally(requests=1000, bad=2)] * step
         needed = next(
             n
             for n in range(1, 20)
-            if over_steps([*good, Tally(requests=n, bad=n)], 0.05, defaults["total_steps"])
-            >= defaults["threshold"]
+            if over_steps([*good, Tally(requests=n, bad=n)], 0.05, steps) >= threshold
         )
         assert needed <= 3
 

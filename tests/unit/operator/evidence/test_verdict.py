@@ -7,6 +7,7 @@ import pytest
 from tidegate_contract.names import ARM_CANARY, ARM_STABLE
 from tidegate_operator.api.canaryrollout import Checkpoint, ErrorRate, Latency, Metric, Tally
 from tidegate_operator.evidence.checks import CompiledMetric, compile_metric
+from tidegate_operator.evidence.eprocess import over_steps
 from tidegate_operator.evidence.verdict import Judgement, Verdict, judge, step_requests
 
 ERRORS = Metric(name="errors", error_rate=ErrorRate(success=0.01, rollback=0.05))
@@ -71,8 +72,15 @@ def test_a_broken_bound_fails_at_any_time(step_over: bool) -> None:
     found = judged(ERRORS, Tally(requests=100, bad=40), step_over=step_over)
     assert found.verdict is Verdict.Fail
     assert found.status.reason == "40 of 100 canary requests failed (40%), 5% allowed"
-    assert found.status.evidence is not None
-    assert found.status.evidence >= found.status.threshold == 200
+    assert found.status.threshold == 200
+    assert (found.status.evidence or 0.0) >= 200
+
+
+def test_it_fails_at_the_threshold_and_not_before() -> None:
+    tally = Tally(requests=30, bad=6)
+    e_value = over_steps([tally], 0.05, 8)
+    assert judged(ERRORS, tally, threshold=e_value).verdict is Verdict.Fail
+    assert judged(ERRORS, tally, threshold=e_value * 1.001).verdict is Verdict.Inconclusive
 
 
 def test_requests_that_nobody_watched_count_for_harm() -> None:

@@ -198,7 +198,7 @@ def test_silent_pods_are_named_after_the_timeout_and_hold() -> None:
     world.run_to("Progressing")
     world.run(50)
     assert "waiting for the pods to apply the weight" in world.status()["message"]
-    world.run_to("Holding")
+    world.run_to("Holding", within=12)
     assert world.status()["reason"] == "NotAcknowledged"
     assert "triton-1, triton-3 did not apply the weight within 1m" in world.status()["message"]
     assert world.status()["revision"]["acknowledgedPods"] == 2
@@ -277,6 +277,30 @@ def test_a_pod_that_joins_does_not_stop_the_clock() -> None:
     assert world.status()["stepElapsed"] >= elapsed + 10
     world.run_to("Succeeded")
     assert "Holding" not in {entry["to"] for entry in world.status()["history"]}
+
+
+def test_a_pod_that_joins_has_two_scrapes_time_to_be_seen() -> None:
+    world = stepping()
+    world.run(30, lambda w: (w.now + 8) % 10 == 0)
+    world.add_pod("triton-9").scraped = False
+    world.run(9)
+    assert world.status()["phase"] == "Progressing"
+    world.run(20)
+    assert world.status()["phase"] == "Holding"
+    assert "triton-9 at all" in world.status()["message"]
+
+
+def test_what_counts_for_harm_is_kept_step_by_step() -> None:
+    world = two_versions()
+    world.rollout(initialPercent=20, stepPercent=30)
+    world.run(600, lambda w: w.weight == 80)
+    world.run(30)
+    for tallies in world.status()["checkpoint"]["harm"].values():
+        requests = [tally["requests"] for tally in tallies]
+        assert len(requests) == 3
+        # the share and the time of each step, warm-up left out
+        assert requests[0] == pytest.approx(20 * 60, rel=0.2)
+        assert requests[1] == pytest.approx(50 * 60, rel=0.2)
 
 
 def test_pods_that_are_replaced_one_by_one_do_not_lose_requests_of_others() -> None:

@@ -57,25 +57,22 @@ def shares(draw: st.DrawFn) -> dict[int, int]:
 
 @st.composite
 def states(draw: st.DrawFn) -> State:
-    told = {"reason": "R", "message": "m"}
+    told: Any = {"reason": "R", "message": "m"}
     plan = tuple(steps.resolve(rollout(2).spec))
     step = draw(st.integers(0, len(plan) - 2))
     run = Run(stable=draw(VERSIONS), plan=plan, evidence=Checkpoint(gating_since=0, step=step))
-    return draw(
-        st.sampled_from(
-            [
-                Pending(**told),
-                Waiting(**told),
-                Gating(run=run, **told),
-                Stepping(run=run, **told),
-                Stepping(run=run, hold="NoData", **told),
-                Promoting(run=run, **told),
-                RollingBack(run=run, **told),
-                Finished(phase="Succeeded", run=run, **told),
-                Finished(phase="RolledBack", run=run, **told),
-            ]
-        )
-    )
+    found: list[State] = [
+        Pending(**told),
+        Waiting(**told),
+        Gating(run=run, **told),
+        Stepping(run=run, **told),
+        Stepping(run=run, hold="NoData", **told),
+        Promoting(run=run, **told),
+        RollingBack(run=run, **told),
+        Finished(phase="Succeeded", run=run, **told),
+        Finished(phase="RolledBack", run=run, **told),
+    ]
+    return draw(st.sampled_from(found))
 
 
 @st.composite

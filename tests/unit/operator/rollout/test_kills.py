@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from simulation import Simulation, failing, two_versions
 
-PLAN = {
+PLAN: dict[str, Any] = {
     "initialPercent": 20,
     "stepPercent": 40,
     "stepDuration": "20s",

@@ -11,7 +11,7 @@ from tidegate_operator.adapters.cluster import CONFIG_MAP
 from tidegate_operator.api.canaryrollout import FINISHED
 
 TABLE = (CONFIG_MAP, "tidegate-routing-digits")
-PLAN = {
+PLAN: dict[str, Any] = {
     "initialPercent": 20,
     "stepPercent": 40,
     "stepDuration": "20s",
