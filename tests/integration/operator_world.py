@@ -14,6 +14,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
+import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -284,11 +286,18 @@ class World:
         self.fleet = Fleet(self.plane.api, self.namespace, self._targets, subnet)
         self._stack.callback(self.fleet.stop)
         self.fleet.start()
+        until(self._is_scraped, "every pod is scraped: before that, rollouts hold for want of data")
         self.operator = self.new_operator("operator")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def _is_scraped(self) -> bool:
+        up = f'up{{namespace="{self.namespace}"}} == 1'
+        url = f"{self.prometheus.url}/api/v1/query?{urllib.parse.urlencode({'query': up})}"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return len(json.load(answer)["data"]["result"]) == len(self.fleet.pods)
 
     def new_operator(self, name: str) -> Operator:
         log = self.plane.directory / "logs" / f"{self.namespace}-{name}.log"
