@@ -168,6 +168,9 @@ async def _serve(reconciler: Reconciler, host: str, port: int) -> web.AppRunner:
         return web.Response(status=status, text=f"last round of looks {age:.1f}s ago\n")
 
     async def metrics(_: web.Request) -> web.Response:
+        telemetry.ROLLOUTS.clear()
+        for phase, count in reconciler.cache.phases().items():
+            telemetry.ROLLOUTS.labels(phase).set(count)
         body = generate_latest(telemetry.REGISTRY)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 

@@ -5,6 +5,7 @@ than what a write has just returned), so the higher resourceVersion wins.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -165,6 +166,14 @@ class Cache:
             one
             for (namespace, _), one in self._typed[canaryrollout.KIND].items()
             if isinstance(one, CanaryRollout) and (namespace, one.spec.model) == key
+        )
+
+    def phases(self) -> Counter[str]:
+        """How many CanaryRollouts are in each phase."""
+        return Counter(
+            one.status.phase or "New"
+            for one in self._typed[canaryrollout.KIND].values()
+            if isinstance(one, CanaryRollout)
         )
 
     def policies(self, namespace: str) -> tuple[BatchPolicy, ...]:

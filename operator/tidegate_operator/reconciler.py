@@ -163,7 +163,6 @@ class Reconciler:
                 await self._look(key, readings if key in judged else None)
 
         await asyncio.gather(*(one(key) for key in due))
-        self._count_phases()
 
     def _span(self, key: ModelKey, now: float) -> float | None:
         """How far back the evidence of a model must be read now; None where none is due: that is
@@ -431,13 +430,14 @@ class Reconciler:
                 continue
             parts = {k[1]: part for k in models if (part := self._applied[k]) is not None}
             told = policies.tell(one, parts, self.now())
-            if wire(told) != one.raw_status:
+            after = wire(told)
+            if after != one.raw_status:
                 await self._write_status(
                     StatusWrite(
                         kind=batchpolicy.KIND,
                         metadata=one.metadata,
                         before=one.raw_status,
-                        after=wire(told),
+                        after=after,
                         urgent=True,
                         events=_policy_events(one.status, told),
                     )
@@ -465,12 +465,6 @@ class Reconciler:
         if memory.rollback_since is not None and not rolling:
             telemetry.ROLLBACK.observe(now - memory.rollback_since)
             memory.rollback_since = None
-
-    def _count_phases(self) -> None:
-        telemetry.ROLLOUTS.clear()
-        for key in self.cache.models():
-            for one in self.cache.rollouts(key):
-                telemetry.ROLLOUTS.labels(one.status.phase or "New").inc()
 
 
 def _went_live(plan: Plan, memory: _Memory) -> bool:

@@ -84,7 +84,7 @@ def advance(rollout: CanaryRollout, state: Stepping, seen: Observation) -> State
         return _await_acknowledgement(rollout, state, seen, lagging)
     if seen.reading is None:
         return state
-    look = _Look(rollout, seen, lagging)
+    look = _Look(rollout, compiled_metrics(rollout), seen, lagging)
     state = replace(state, run=look.absorb(state.run))
     judgements = look.judge(state.run, step_over=False)
     failed = next((one for one in judgements if one.verdict is Verdict.Fail), None)
@@ -211,12 +211,9 @@ class _Look:
     """The evidence of one look at a live step."""
 
     rollout: CanaryRollout
+    metrics: Sequence[CompiledMetric]
     seen: Observation
     left_out: Sequence[Pod]
-
-    @property
-    def metrics(self) -> list[CompiledMetric]:
-        return compiled_metrics(self.rollout)
 
     @property
     def _interval(self) -> float:

@@ -6,7 +6,14 @@
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
-from tidegate_operator.api.canaryrollout import Checkpoint, MetricStatus, Revision, Status, Step
+from tidegate_operator.api.canaryrollout import (
+    Checkpoint,
+    MetricStatus,
+    Phase,
+    Revision,
+    Status,
+    Step,
+)
 from tidegate_operator.api.quantity import epoch
 
 HoldReason = Literal["NoData", "Error", "Inconclusive", "NotAcknowledged", "NoReadyPods"]
@@ -91,7 +98,7 @@ State = Pending | Waiting | Gating | Stepping | Promoting | RollingBack | Finish
 Started = Gating | Stepping | Promoting | RollingBack
 
 
-def phase_of(state: State) -> str:
+def phase_of(state: State) -> Phase:
     """The word for it in ``status.phase``."""
     match state:
         case Finished(phase=phase):
@@ -100,8 +107,16 @@ def phase_of(state: State) -> str:
             return "Progressing"
         case Stepping():
             return "Holding"
-        case _:
-            return type(state).__name__
+        case Pending():
+            return "Pending"
+        case Waiting():
+            return "Waiting"
+        case Gating():
+            return "Gating"
+        case Promoting():
+            return "Promoting"
+        case RollingBack():
+            return "RollingBack"
 
 
 def weight_of(state: State) -> int:

@@ -40,7 +40,7 @@ def tell(rollout: CanaryRollout, state: State, now: float) -> Status:
         requests = StepRequests(stable=counted["stable"], canary=counted["canary"])
     clock_since = state.clock_since if isinstance(state, Stepping) else None
     return Status(
-        phase=phase,  # type: ignore[arg-type]
+        phase=phase,
         reason=state.reason,
         message=state.message,
         plan=list(run.plan) if run else [],
