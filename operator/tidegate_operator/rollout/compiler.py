@@ -87,7 +87,7 @@ def _numbered(
         same = msgspec.structs.replace(
             table, revision=before.revision, split_revision=before.split_revision
         )
-        in_force = seen.stored is not None and seen.stored.problem is None
+        in_force = seen.table is not None and not (seen.stored and seen.stored.problem)
         if in_force and not _refused(seen, before) and same == before:
             return None
         highest = max(highest, before.revision)
