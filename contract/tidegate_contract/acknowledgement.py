@@ -31,11 +31,28 @@ class VersionState(Record, frozen=True, kw_only=True):
     outputs: list[Tensor] = []
 
 
+class UserSample(Record, frozen=True, kw_only=True):
+    """Distinct keys that a pod has seen, sampled by hash: all whose 64-bit hash is below ``limit``.
+
+    Which keys are in the sample has nothing to do with their arm, so the counts by arm are those of
+    a fair sample, and samples of several pods are united exactly (a theta sketch: Dasgupta et al.
+    2016, "A framework for estimating stream expression cardinalities", sec. 3). ``arms``: by arm,
+    base64 of the sorted hashes as little-endian uint64.
+    """
+
+    salt: str
+    limit: int
+    arms: dict[str, str] = {}
+
+
 class Acknowledgement(Record, frozen=True, kw_only=True):
     """The table that a pod applies for one model.
 
     ``refused`` says why a newer table was not applied. ``versions`` holds every version that the
-    table wants here and those that are still being unloaded.
+    table wants here and those that are still being unloaded. ``undeclared``: versions in Triton's
+    repository that the table does not name. ``users``: the sample of distinct keys of a test, by
+    arm; None where nothing is assigned. ``direct_at``: by version, when a request last named it
+    itself (epoch seconds).
     """
 
     table_uid: str | None = None
@@ -43,6 +60,9 @@ class Acknowledgement(Record, frozen=True, kw_only=True):
     digest: str = ""
     refused: str | None = None
     versions: dict[int, VersionState] = {}
+    undeclared: list[int] = []
+    direct_at: dict[int, float] = {}
+    users: UserSample | None = None
 
 
 class PodReport(Record, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ Sidecars apply a table as a whole or not at all. Weights are basis points: 10,00
 
 import hashlib
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -56,10 +56,15 @@ class Latch(Record, frozen=True, kw_only=True):
 
 
 class Assignment(Record, frozen=True, kw_only=True):
-    """Sticky assignment: the arm is a hash of (salt, value of the header)."""
+    """Sticky assignment: the arm is a hash of (salt, value of the header).
+
+    ``unassigned``: the version that serves requests without the header, as that arm and outside
+    the evidence; None: they are spread.
+    """
 
     header: str
     salt: str
+    unassigned: int | None = None
 
 
 class LoadedVersion(Record, frozen=True, kw_only=True):
@@ -74,7 +79,10 @@ class LoadedVersion(Record, frozen=True, kw_only=True):
 
 
 class ErrorCheck(Record, frozen=True, kw_only=True, tag="error", tag_field="kind"):
-    """Counts the requests of each arm in ``arms``; bad are those that ended in a server error."""
+    """Counts the requests of each arm in ``arms``; bad are those that ended in a server error.
+
+    Checks are counted by priority; where the table has an assignment, by bucket of users instead.
+    """
 
     id: str
     arms: list[str]
@@ -91,7 +99,54 @@ class SlowCheck(Record, frozen=True, kw_only=True, tag="slow", tag_field="kind")
     priorities: list[int] | None = None
 
 
-Check = ErrorCheck | SlowCheck
+class DisagreementCheck(Record, frozen=True, kw_only=True, tag="disagreement", tag_field="kind"):
+    """Counts mirrored pairs, as arm ``shadow``; bad are those where the canary failed, or answered
+    otherwise than stable.
+
+    ``tolerance``: floats differ where they are farther apart than this, absolutely, and relative
+    to the larger of them where that is above one. ``compare`` Argmax: of floats only the place of
+    the largest along the last dimension counts. ``baseline``: a tenth of the pairs also go to
+    stable itself, counted as arm ``stable``: how often a version disagrees with itself.
+    """
+
+    id: str
+    tolerance: float
+    compare: Literal["Values", "Argmax"] = "Values"
+    baseline: bool = False
+
+
+Check = ErrorCheck | SlowCheck | DisagreementCheck
+
+
+class Mirror(Record, frozen=True, kw_only=True):
+    """Copies of stable's requests that also go to ``version``; ``weight``: their share of stable's
+    requests in basis points.
+    """
+
+    version: int
+    weight: int
+
+
+class Outcome(Record, frozen=True, kw_only=True):
+    """A success metric that clients report by feedback; values outside [low, high] are refused."""
+
+    name: str
+    kind: Literal["Binary", "Value"]
+    low: float = 0.0
+    high: float = 1.0
+
+
+class Experiment(Record, frozen=True, kw_only=True):
+    """A running test's outcomes: answers carry a feedback token.
+
+    ``covariate``: the header that gives a number for each user. ``until``: epoch seconds after
+    which no feedback is taken; None while the test runs on.
+    """
+
+    uid: str
+    outcomes: list[Outcome]
+    covariate: str | None = None
+    until: float | None = None
 
 
 class BatchSettings(Record, frozen=True, kw_only=True):
@@ -125,16 +180,19 @@ class RoutingTable(Record, frozen=True, kw_only=True):
     latch: Latch | None = None
     split: list[Arm]
     assignment: Assignment | None = None
+    mirror: Mirror | None = None
     versions: list[LoadedVersion]
     checks: list[Check] = []
+    experiment: Experiment | None = None
     batch: BatchSettings = BatchSettings()
     baseline: list[Share]
     claims: dict[int, int] = {}
 
     @property
     def default_version(self) -> int:
-        """The version that serves what has no arm of its own: stable's largest."""
-        stable = [arm for arm in self.split if arm.name == names.ARM_STABLE]
+        """The version that serves what has no arm of its own: stable's, or control's, largest."""
+        main = {names.ARM_STABLE, names.ARM_CONTROL}
+        stable = [arm for arm in self.split if arm.name in main]
         return max(stable or self.split, key=lambda arm: arm.weight).version
 
 
@@ -175,6 +233,10 @@ def check(table: RoutingTable) -> None:
     for arm in table.split:
         if arm.version not in loaded:
             raise TableError(f"arm {arm.name} needs version {arm.version}, which is not loaded")
+    if table.mirror is not None and table.mirror.version not in loaded:
+        raise TableError(f"the mirror needs version {table.mirror.version}, which is not loaded")
+    if table.mirror is not None and not 0 <= table.mirror.weight <= WHOLE:
+        raise TableError(f"the mirror's weight {table.mirror.weight} is not from 0 to {WHOLE}")
     if len({(arm.name, arm.version) for arm in table.split}) != len(table.split):
         raise TableError("an arm stands in the split twice")
     if len({one.id for one in table.checks}) != len(table.checks):
