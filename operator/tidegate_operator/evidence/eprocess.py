@@ -8,9 +8,12 @@ nothing.
 import math
 from collections.abc import Sequence
 
-from scipy import special
+import numpy as np
+from scipy import optimize, special
 
 from tidegate_operator.api.canaryrollout import Tally
+from tidegate_operator.evidence.interval import Interval
+from tidegate_operator.evidence.ratio import DELTAS
 
 _LARGEST = 1e300
 
@@ -47,6 +50,48 @@ def share_above(tally: Tally, allowed: float) -> float:
         - (n - x) * math.log1p(-allowed)
     )
     return min(math.exp(min(log_e, 690.0)), _LARGEST)
+
+
+def share_below(tally: Tally, allowed: float) -> float:
+    """E-value against "each request is bad with probability at least ``allowed``".
+
+    Average over the alternatives ``allowed * exp(-delta_j)`` of the Poisson likelihood ratio, with
+    the deltas of ``ratio``; conservative for single requests, since ``1 + u <= e^u``. Without a
+    single bad request it reaches 20 after 386 requests at 1%, after 3,856 at 0.1%.
+    """
+    x = min(tally.bad, tally.requests)
+    logs = tally.requests * allowed * -np.expm1(-DELTAS) - x * DELTAS
+    largest = float(logs.max())
+    log_e = largest + math.log(float(np.exp(logs - largest).mean()))
+    return min(math.exp(min(log_e, 690.0)), _LARGEST)
+
+
+def share_interval(tally: Tally, alpha: float, expected: int = 1000) -> Interval:
+    """The shares that are not excluded at level ``alpha`` at all looks together.
+
+    Two-sided beta-binomial mixture around each share (Howard et al. 2021, "Time-uniform,
+    nonparametric, nonasymptotic confidence sequences", sec. 3.2), narrowest at ``expected``
+    requests. Worked: 700 of 1,000, narrowest at 100, gives 0.6516 to 0.7459.
+    """
+    n, x = tally.requests, min(tally.bad, tally.requests)
+    if n == 0:
+        return Interval(0.0, 1.0)
+    log_alpha = math.log(alpha)
+    tuned = expected / (-2.0 * log_alpha + math.log1p(-2.0 * log_alpha)) - 1.0
+    prior = max(tuned, 1e-3)
+
+    def excluded(p: float) -> float:
+        ones, zeros = prior * p, prior * (1.0 - p)
+        mixture = special.betaln(ones + x, zeros + n - x) - special.betaln(ones, zeros)
+        return float(mixture - special.xlogy(x, p) - special.xlog1py(n - x, -p)) + log_alpha
+
+    edge = 1e-12
+    middle = min(max(x / n, edge), 1.0 - edge)
+    low = optimize.brentq(excluded, edge, middle) if x and excluded(edge) > 0 else 0.0
+    high = 1.0
+    if x < n and excluded(1.0 - edge) > 0:
+        high = optimize.brentq(excluded, middle, 1.0 - edge)
+    return Interval(float(low), float(high))
 
 
 def over_steps(tallies: Sequence[Tally], allowed: float, total_steps: int) -> float:

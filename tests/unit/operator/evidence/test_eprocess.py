@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from scipy import integrate
 
 from tidegate_operator.api.canaryrollout import Tally
-from tidegate_operator.evidence.eprocess import over_steps, share_above
+from tidegate_operator.evidence.eprocess import (
+    over_steps,
+    share_above,
+    share_below,
+    share_interval,
+)
 
 
 def test_worked_by_hand() -> None:
@@ -114,3 +119,56 @@ def _alarm(bad: np.ndarray, allowed: float, threshold: float) -> tuple[int, int]
                 return step, n
         done.append(Tally(requests=len(requests), bad=int(requests.sum())))
     return None
+
+
+@pytest.mark.parametrize(
+    ("requests", "bad", "expected", "printed"),
+    [(1000, 700, 100, (0.651629, 0.745949)), (50, 15, 50, (0.129556, 0.511896))],
+)
+def test_reference_case_4(
+    requests: int, bad: int, expected: int, printed: tuple[float, float]
+) -> None:
+    """The reference cuts its digits off."""
+    found = share_interval(Tally(requests=requests, bad=bad), 0.05, expected)
+    assert tuple(math.floor(end * 1e6) / 1e6 for end in found) == printed
+
+
+@pytest.mark.parametrize("bad", [0, 1, 49, 50])
+def test_an_intervals_ends(bad: int) -> None:
+    low, high = share_interval(Tally(requests=50, bad=bad), 0.05)
+    assert 0.0 <= low <= bad / 50 <= high <= 1.0
+    assert (low == 0.0) == (bad <= 1)
+    assert (high == 1.0) == (bad >= 49)
+    assert share_interval(Tally(), 0.05) == (0.0, 1.0)
+
+
+def test_an_interval_holds_at_all_looks_together() -> None:
+    random = np.random.default_rng(11)
+    looks = np.unique(np.geomspace(10, 5000, 60).astype(int))
+    outside = 0
+    for _ in range(200):
+        bad = (random.random(5000) < 0.1).cumsum()
+        ends = [share_interval(Tally(requests=int(n), bad=int(bad[n - 1])), 0.05) for n in looks]
+        outside += any(not low <= 0.1 <= high for low, high in ends)
+    assert outside <= 200 * 0.05 + 3 * math.sqrt(200 * 0.05 * 0.95)
+
+
+def test_requests_without_an_error_that_prove_a_rate_to_be_low() -> None:
+    """The first number at which E reaches 20."""
+    for allowed, expected in ((0.01, 386), (0.001, 3856)):
+        needed = next(
+            n
+            for n in range(expected - 20, expected + 20)
+            if share_below(Tally(requests=n), allowed) >= 20.0
+        )
+        assert needed == expected
+
+
+@given(st.integers(0, 10**6), st.floats(1e-6, 1.0), st.data())
+def test_more_bad_requests_prove_less_of_a_low_share(
+    n: int, p0: float, data: st.DataObject
+) -> None:
+    x = data.draw(st.integers(0, n))
+    found = share_below(Tally(requests=n, bad=x), p0)
+    assert 0.0 <= found < math.inf
+    assert share_below(Tally(requests=n + 1, bad=x + 1), p0) <= found * (1 + 1e-9) + math.ulp(0)
