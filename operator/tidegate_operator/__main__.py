@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from typing import get_args
 
 import aiohttp
 from aiohttp import web
@@ -18,11 +19,14 @@ from tidegate_operator.adapters import cluster
 from tidegate_operator.adapters.cluster import ClusterError, KubernetesCluster
 from tidegate_operator.adapters.metrics import PrometheusMetrics
 from tidegate_operator.adapters.pods import HttpPods
+from tidegate_operator.adapters.prometheus import Prometheus
+from tidegate_operator.adapters.queries import Mode, PrometheusQueries
 from tidegate_operator.api.quantity import seconds
 from tidegate_operator.cache import Cache
+from tidegate_operator.readings import Evidence
 from tidegate_operator.reconciler import Reconciler
 
-CRD_SCHEMA = 1
+CRD_SCHEMA = 2
 _STALLED = 90.0
 """Seconds without a round of looks after which the operator calls itself dead."""
 _RETRY = 5.0
@@ -52,6 +56,38 @@ def settings(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "(TIDEGATE_SCRAPE_INTERVAL; default 15s)",
     )
     parser.add_argument(
+        "--namespace-label",
+        default=environment.get("TIDEGATE_NAMESPACE_LABEL", "namespace"),
+        help="the target label that Prometheus keeps a sidecar's namespace in "
+        "(TIDEGATE_NAMESPACE_LABEL; default namespace)",
+    )
+    parser.add_argument(
+        "--pod-label",
+        default=environment.get("TIDEGATE_POD_LABEL", "pod"),
+        help="the target label that Prometheus keeps a sidecar's pod in (TIDEGATE_POD_LABEL; "
+        "default pod)",
+    )
+    parser.add_argument(
+        "--user-queries",
+        choices=get_args(Mode),
+        default=environment.get("TIDEGATE_USER_QUERIES", "Enabled"),
+        help="whether users' own PromQL is asked: Enabled, at the Prometheus above; "
+        "Namespaced, at the address below; Disabled (TIDEGATE_USER_QUERIES; default Enabled)",
+    )
+    parser.add_argument(
+        "--user-queries-per-second",
+        type=float,
+        default=environment.get("TIDEGATE_USER_QUERIES_PER_SECOND", "20"),
+        help="how many of them are asked in a second at most "
+        "(TIDEGATE_USER_QUERIES_PER_SECOND; default 20)",
+    )
+    parser.add_argument(
+        "--namespaced-prometheus-url",
+        default=environment.get("TIDEGATE_NAMESPACED_PROMETHEUS_URL"),
+        help="where a query sees one namespace only; {namespace} in it is the object's "
+        "(TIDEGATE_NAMESPACED_PROMETHEUS_URL; required by Namespaced)",
+    )
+    parser.add_argument(
         "--namespace",
         action="append",
         help="a namespace to work in; may be repeated; without it, all of them "
@@ -72,6 +108,8 @@ def settings(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     found = parser.parse_args(arguments)
     if not found.prometheus_url:
         parser.error("--prometheus-url (or TIDEGATE_PROMETHEUS_URL) is required: evidence is there")
+    if found.user_queries == "Namespaced" and not found.namespaced_prometheus_url:
+        parser.error("--user-queries Namespaced needs --namespaced-prometheus-url")
     listed = environment.get("TIDEGATE_NAMESPACES", "")
     found.namespaces = tuple(found.namespace or [n for n in listed.split(",") if n])
     return found
@@ -108,8 +146,9 @@ async def run(found: argparse.Namespace) -> None:
         reconciler = Reconciler(
             cache=Cache(),
             cluster=connected,
-            metrics=PrometheusMetrics(found.prometheus_url),
+            evidence=Evidence(metrics=_metrics(found), now=time.time),
             pods=HttpPods(session),
+            queries=_queries(found),
             scrape_interval=found.scrape_interval,
             now=time.time,
         )
@@ -123,6 +162,29 @@ async def run(found: argparse.Namespace) -> None:
         await admin.cleanup()
         if not stop.is_set():
             working.result()
+
+
+def _metrics(found: argparse.Namespace) -> PrometheusMetrics:
+    prometheus = Prometheus(
+        found.prometheus_url, namespace_label=found.namespace_label, pod_label=found.pod_label
+    )
+    return PrometheusMetrics(
+        prometheus,
+        namespaces=found.namespaces,
+        namespace_label=found.namespace_label,
+        asked=telemetry.asked,
+    )
+
+
+def _queries(found: argparse.Namespace) -> PrometheusQueries:
+    namespaced = found.user_queries == "Namespaced"
+    return PrometheusQueries(
+        mode=found.user_queries,
+        url=found.namespaced_prometheus_url if namespaced else found.prometheus_url,
+        per_second=found.user_queries_per_second,
+        now=time.time,
+        asked=telemetry.asked,
+    )
 
 
 async def _work(

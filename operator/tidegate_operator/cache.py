@@ -1,30 +1,49 @@
 """The objects as last seen, by model: fed by watch events, read by the reconciler.
 
 Nothing here cannot be rebuilt by listing. Objects arrive out of order (a watch event may be older
-than what a write has just returned), so the higher resourceVersion wins.
+than what a write has just returned), so the higher resourceVersion wins. Of each object only what
+decisions rest on is kept: there may be tens of thousands.
 """
 
 import logging
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Any, Final
+from sys import intern
+from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from tidegate_contract import names
 from tidegate_contract.table import RoutingTable, TableError
 from tidegate_contract.table import decode as decode_table
 from tidegate_operator.adapters.cluster import CONFIG_MAP, POD
-from tidegate_operator.api import batchpolicy, canaryrollout, modelversion
+from tidegate_operator.api import abtest, batchpolicy, canaryrollout, modelversion
+from tidegate_operator.api.abtest import ABTest
 from tidegate_operator.api.batchpolicy import BatchPolicy
 from tidegate_operator.api.canaryrollout import CanaryRollout
-from tidegate_operator.api.meta import InvalidObjectError, convert
-from tidegate_operator.api.modelversion import ModelVersion
+from tidegate_operator.api.meta import InvalidObjectError, Metadata
+from tidegate_operator.api.modelversion import ModelVersion, Selector
 from tidegate_operator.api.quantity import epoch
 from tidegate_operator.rollout.observation import StoredTable
 
 Raw = dict[str, Any]
 ModelKey = tuple[str, str]
-KINDS: Final = (modelversion.KIND, canaryrollout.KIND, batchpolicy.KIND, POD, CONFIG_MAP)
+Name = tuple[str, str]
+"""Namespace and name of an object."""
+Identity = tuple[str, str, str]
+"""Namespace, name and uid."""
+Place = tuple[str, ...]
+"""A namespace; or namespace, key and value of a label in it."""
+KINDS: Final = (
+    modelversion.KIND,
+    canaryrollout.KIND,
+    abtest.KIND,
+    batchpolicy.KIND,
+    POD,
+    CONFIG_MAP,
+)
 _log = logging.getLogger(__name__)
 
 
@@ -32,196 +51,201 @@ _log = logging.getLogger(__name__)
 class PodSeen:
     """The part of a Pod that matters here."""
 
+    namespace: str
     name: str
     uid: str
     address: str
-    labels: Mapping[str, str]
+    labels: dict[str, str]
     ready: bool
     ready_since: float
     terminating: bool
 
 
-Typed = ModelVersion | CanaryRollout | BatchPolicy | PodSeen | RoutingTable | None
+class _Packed(NamedTuple):
+    """An object of ours as JSON: as objects of Python it takes several times as much memory, and
+    is needed once in a look.
+    """
+
+    kind: str
+    rest: bytes
+    status: bytes
+    phase: str
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """An object that does not fit our types, and why."""
+
+    kind: str
+    metadata: Raw
+    problem: str
+
+
+Content = _Packed | PodSeen | StoredTable | Misfit | None
+"""None: there, and none of our business."""
+_DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
+    modelversion.KIND: msgspec.json.Decoder(ModelVersion, strict=False),
+    canaryrollout.KIND: msgspec.json.Decoder(CanaryRollout, strict=False),
+    abtest.KIND: msgspec.json.Decoder(ABTest, strict=False),
+    batchpolicy.KIND: msgspec.json.Decoder(BatchPolicy, strict=False),
+}
+_KEPT_METADATA: Final = (
+    *("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp"),
+)
+_UNPACKED: Final = 256
+"""Objects that are kept as such, too: those of the models that are looked at just now."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """An object as last seen. ``models``: those that it names."""
+
+    uid: str
+    revision: int
+    content: Content
+    models: tuple[ModelKey, ...]
 
 
 @dataclass(slots=True)
 class Cache:
     """All objects of the kinds that the operator decides from."""
 
-    _raw: dict[str, dict[tuple[str, str], Raw]] = field(
+    _seen: dict[str, dict[Name, _Seen]] = field(
         default_factory=lambda: {kind: {} for kind in KINDS}
     )
-    _typed: dict[str, dict[tuple[str, str], Typed]] = field(
-        default_factory=lambda: {kind: {} for kind in KINDS}
+    _gone: dict[str, dict[Name, int]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
+    _by_model: dict[str, dict[ModelKey, dict[str, _Seen]]] = field(
+        default_factory=lambda: {kind: defaultdict(dict) for kind in KINDS}
     )
-    _gone: dict[str, dict[tuple[str, str], int]] = field(
-        default_factory=lambda: {kind: {} for kind in KINDS}
+    _unpacked: dict[_Packed, Any] = field(default_factory=dict)
+    _pods: dict[Place, dict[str, PodSeen]] = field(default_factory=lambda: defaultdict(dict))
+    _selecting: dict[Place, dict[str, tuple[ModelKey, Selector]]] = field(
+        default_factory=lambda: defaultdict(dict)
     )
+    _misfits: dict[tuple[str, Name], Misfit] = field(default_factory=dict)
     _last_tables: dict[ModelKey, RoutingTable] = field(default_factory=dict)
-    invalid: dict[tuple[str, str, str], str] = field(default_factory=dict)
 
-    def put(self, kind: str, raw: Raw) -> bool:
-        """Take in an object unless a newer one is here, or its deletion was seen; says whether it
-        was taken.
+    def put(self, kind: str, raw: Raw) -> set[ModelKey]:
+        """Take in an object unless a newer one is here, or its deletion was seen; gives the models
+        that this matters to, none where nothing changed that does.
         """
-        key = _key(raw)
-        old = self._raw[kind].get(key)
-        if old is not None and _age(old) >= _age(raw):
-            return False
-        if _age(raw) <= self._gone[kind].get(key, -1):
-            return False
-        self._raw[kind][key] = raw
-        try:
-            self._typed[kind][key] = _typed(kind, raw)
-            self.invalid.pop((kind, *key), None)
-        except InvalidObjectError as error:
-            self._typed[kind].pop(key, None)
-            self.invalid[kind, *key] = str(error)
-            _log.warning("%s %s/%s does not fit: %s", kind, *key, error)
-        content = self._typed[kind].get(key)
-        if isinstance(content, RoutingTable):
-            self._last_tables[content.namespace, content.model] = content
-        return True
+        name = _name(raw)
+        revision = _age(raw)
+        old = self._seen[kind].get(name)
+        if old is not None and old.revision >= revision:
+            return set()
+        if revision <= self._gone[kind].get(name, -1):
+            return set()
+        content = self._read(kind, raw)
+        seen = _Seen(raw["metadata"]["uid"], revision, content, _models(kind, raw))
+        if kind == POD and old is not None and old.content == content:
+            self._seen[kind][name] = seen
+            return set()
+        concerned = self._forget(kind, name)
+        self._seen[kind][name] = seen
+        self._index(kind, name, seen)
+        return concerned | self._concerned(seen)
 
-    def remove(self, kind: str, raw: Raw) -> None:
-        """Forget an object, unless another one took its name since. ``raw``: as it was last."""
-        key = _key(raw)
-        self._gone[kind][key] = max(_age(raw), self._gone[kind].get(key, -1))
-        old = self._raw[kind].get(key)
-        if old is not None and old["metadata"]["uid"] == raw["metadata"]["uid"]:
-            del self._raw[kind][key]
-            self._typed[kind].pop(key, None)
-            self.invalid.pop((kind, *key), None)
-
-    def replace(self, kind: str, listed: Iterable[Raw], revision: int) -> None:
-        """Make a kind what a list of that revision says: deletions that no watch told are noticed
-        here. What watches told since the list was made stands.
+    def remove(self, kind: str, raw: Raw) -> set[ModelKey]:
+        """Forget an object, unless another one took its name since; gives the models that this
+        matters to. ``raw``: as it was last.
         """
-        there = {(_key(raw), raw["metadata"]["uid"]) for raw in listed}
-        for raw in listed:
-            self.put(kind, raw)
-        for raw in list(self._raw[kind].values()):
-            if (_key(raw), raw["metadata"]["uid"]) not in there and _age(raw) <= revision:
-                self.remove(kind, raw)
+        name = _name(raw)
+        self._gone[kind][name] = max(_age(raw), self._gone[kind].get(name, -1))
+        old = self._seen[kind].get(name)
+        if old is not None and old.uid == raw["metadata"]["uid"]:
+            return self._forget(kind, name)
+        return set()
+
+    def forget(self, kind: str, namespace: str, name: str) -> None:
+        """Forget an object that a write has found gone."""
+        self._forget(kind, (namespace, name))
+
+    def retain(self, kind: str, there: AbstractSet[Identity], revision: int) -> set[ModelKey]:
+        """Forget what a list of that revision does not have: deletions that no watch told. What
+        watches told since the list was made stands. Gives the models that this matters to.
+        """
+        concerned: set[ModelKey] = set()
+        for name, seen in list(self._seen[kind].items()):
+            if (*name, seen.uid) not in there and seen.revision <= revision:
+                self._gone[kind][name] = max(seen.revision, self._gone[kind].get(name, -1))
+                concerned |= self._forget(kind, name)
         self._gone[kind] = {key: age for key, age in self._gone[kind].items() if age > revision}
-
-    def raw(self, kind: str, namespace: str, name: str) -> Raw | None:
-        """An object as it came."""
-        return self._raw[kind].get((namespace, name))
+        return concerned
 
     def models(self) -> set[ModelKey]:
         """Every model that any object names."""
-        found = {
-            (namespace, one.spec.model)
-            for kind in (modelversion.KIND, canaryrollout.KIND)
-            for (namespace, _), one in self._typed[kind].items()
-            if isinstance(one, ModelVersion | CanaryRollout)
-        }
-        found |= {
-            (namespace, model)
-            for (namespace, _), one in self._typed[batchpolicy.KIND].items()
-            if isinstance(one, BatchPolicy)
-            for model in one.spec.models
-        }
-        tables = {
-            (namespace, raw["metadata"].get("labels", {}).get(names.LABEL_MODEL, ""))
-            for (namespace, _), raw in self._raw[CONFIG_MAP].items()
-        }
-        return found | {key for key in tables if key[1]}
+        return {key for kind in self._by_model.values() for key, those in kind.items() if those}
 
-    def concerned(self, kind: str, raw: Raw) -> set[ModelKey]:
-        """The models that a change of this object may matter to."""
-        namespace = raw["metadata"]["namespace"]
-        match kind:
-            case "BatchPolicy":
-                return {(namespace, model) for model in raw["spec"].get("models", [])}
-            case "Pod":
-                return {key for key in self.models() if key[0] == namespace}
-            case "ConfigMap":
-                model = raw["metadata"].get("labels", {}).get(names.LABEL_MODEL)
-                return {(namespace, model)} if model else set()
-            case _:
-                return {(namespace, raw["spec"]["model"])}
-
-    def unfit(self, key: ModelKey) -> list[tuple[str, Raw, str]]:
-        """The model's objects that do not fit our types: kind, object, and what is wrong."""
-        found = []
-        for (kind, *where), problem in self.invalid.items():
-            raw = self._raw[kind][where[0], where[1]]
-            if kind != CONFIG_MAP and key in self.concerned(kind, raw):
-                found.append((kind, raw, problem))
-        return found
+    def unfit(self, key: ModelKey) -> list[Misfit]:
+        """The model's objects that do not fit our types."""
+        return [
+            misfit
+            for (kind, name), misfit in self._misfits.items()
+            if kind != CONFIG_MAP and key in self._seen[kind][name].models
+        ]
 
     def versions(self, key: ModelKey) -> tuple[ModelVersion, ...]:
         """The model's ModelVersions."""
-        return tuple(
-            one
-            for (namespace, _), one in self._typed[modelversion.KIND].items()
-            if isinstance(one, ModelVersion) and (namespace, one.spec.model) == key
-        )
+        return self._of(modelversion.KIND, key)
 
     def rollouts(self, key: ModelKey) -> tuple[CanaryRollout, ...]:
         """The model's CanaryRollouts."""
-        return tuple(
-            one
-            for (namespace, _), one in self._typed[canaryrollout.KIND].items()
-            if isinstance(one, CanaryRollout) and (namespace, one.spec.model) == key
-        )
+        return self._of(canaryrollout.KIND, key)
+
+    def tests(self, key: ModelKey) -> tuple[ABTest, ...]:
+        """The model's ABTests."""
+        return self._of(abtest.KIND, key)
+
+    def policies(self, key: ModelKey) -> tuple[BatchPolicy, ...]:
+        """The BatchPolicies that name the model."""
+        return self._of(batchpolicy.KIND, key)
+
+    def status_json(self, kind: str, meta: Metadata) -> bytes:
+        """The status of an object as it was last seen; b"" where it is gone, or another one."""
+        seen = self._seen[kind].get((meta.namespace, meta.name))
+        if seen is None or seen.uid != meta.uid or not isinstance(seen.content, _Packed):
+            return b""
+        return seen.content.status
 
     def phases(self) -> Counter[str]:
         """How many CanaryRollouts are in each phase."""
         return Counter(
-            one.status.phase or "New"
-            for one in self._typed[canaryrollout.KIND].values()
-            if isinstance(one, CanaryRollout)
+            seen.content.phase or "New"
+            for seen in self._seen[canaryrollout.KIND].values()
+            if isinstance(seen.content, _Packed)
         )
 
-    def policies(self, namespace: str) -> tuple[BatchPolicy, ...]:
-        """All BatchPolicies of a namespace."""
+    def revisions(self, key: ModelKey) -> tuple[int, ...]:
+        """What changes whenever any object of the model does, but for its pods."""
         return tuple(
-            one
-            for (where, _), one in self._typed[batchpolicy.KIND].items()
-            if isinstance(one, BatchPolicy) and where == namespace
+            seen.revision for kind in self._by_model.values() for seen in kind.get(key, {}).values()
         )
 
     def pods(self, key: ModelKey) -> tuple[PodSeen, ...]:
         """The pods that the model's versions select and that have not ended."""
         selector = self._selector(key)
-        return tuple(
-            one
-            for (namespace, _), one in self._typed[POD].items()
-            if isinstance(one, PodSeen)
-            and namespace == key[0]
-            and selector.matches(dict(one.labels))
-        )
+        candidates = self._pods.get(_place(key[0], selector), {})
+        return tuple(pod for pod in candidates.values() if selector.matches(pod.labels))
 
-    def _selector(self, key: ModelKey) -> modelversion.Selector:
-        """The versions' common selector; where they differ, that of the one with the traffic."""
-        table = self.last_table(key)
-        leading = table.default_version if table else None
-        first = min(
-            self.versions(key),
-            key=lambda one: (one.spec.version != leading, one.metadata.age_order),
-            default=None,
-        )
-        if first is None:
-            return modelversion.Selector(match_labels={names.LABEL_MODEL: key[1]})
-        return first.spec.selector
+    def sharing(self, pods: Iterable[PodSeen]) -> set[ModelKey]:
+        """The models that any of these pods may serve."""
+        return {key for pod in pods for key in self._served(pod)}
 
     def table(self, key: ModelKey) -> StoredTable | None:
         """The model's table; where its text is none, with the last good one seen."""
-        where = (key[0], names.routing_table_name(key[1]))
-        raw = self._raw[CONFIG_MAP].get(where)
-        if raw is None:
+        seen = self._seen[CONFIG_MAP].get((key[0], names.routing_table_name(key[1])))
+        if seen is None or not isinstance(seen.content, StoredTable):
             return None
-        content = self._typed[CONFIG_MAP].get(where)
-        good = content if isinstance(content, RoutingTable) else self._last_tables.get(key)
-        return StoredTable(
-            uid=raw["metadata"]["uid"],
-            resource_version=raw["metadata"]["resourceVersion"],
-            table=good,
-            problem=self.invalid.get((CONFIG_MAP, *where)),
-        )
+        stored = seen.content
+        if stored.table is None and (last := self._last_tables.get(key)):
+            return StoredTable(
+                uid=stored.uid,
+                resource_version=stored.resource_version,
+                table=last,
+                problem=stored.problem,
+            )
+        return stored
 
     def last_table(self, key: ModelKey) -> RoutingTable | None:
         """The last good table seen, also after its deletion."""
@@ -231,23 +255,134 @@ class Cache:
         """After the operator itself removed it."""
         self._last_tables.pop(key, None)
 
+    def _read(self, kind: str, raw: Raw) -> Content:
+        try:
+            return _content(kind, raw)
+        except InvalidObjectError as error:
+            metadata = {k: raw["metadata"][k] for k in ("name", "namespace", "uid")}
+            _log.warning("%s %s/%s does not fit: %s", kind, *_name(raw), error)
+            return Misfit(kind, metadata, str(error))
 
-def _typed(kind: str, raw: Raw) -> Typed:
+    def _index(self, kind: str, name: Name, seen: _Seen) -> None:
+        match seen.content:
+            case None:
+                pass
+            case Misfit() as misfit:
+                self._misfits[kind, name] = misfit
+            case PodSeen() as pod:
+                for where in _places(pod):
+                    self._pods[where][pod.name] = pod
+            case content:
+                for key in seen.models:
+                    self._by_model[kind][key][name[1]] = seen
+                if kind == modelversion.KIND and isinstance(content, _Packed):
+                    selector = self._unpack(content).spec.selector
+                    where = _place(name[0], selector)
+                    self._selecting[where][name[1]] = (seen.models[0], selector)
+                if isinstance(content, StoredTable) and content.table is not None:
+                    table = content.table
+                    self._last_tables[table.namespace, table.model] = table
+
+    def _forget(self, kind: str, name: Name) -> set[ModelKey]:
+        """Take an object out of everything; gives the models that it mattered to."""
+        seen = self._seen[kind].pop(name, None)
+        if seen is None:
+            return set()
+        concerned = self._concerned(seen)
+        self._misfits.pop((kind, name), None)
+        if isinstance(seen.content, PodSeen):
+            for where in _places(seen.content):
+                _drop(self._pods, where, seen.content.name)
+        if kind == modelversion.KIND and isinstance(seen.content, _Packed):
+            selector = self._unpack(seen.content).spec.selector
+            _drop(self._selecting, _place(name[0], selector), name[1])
+        for key in seen.models:
+            _drop(self._by_model[kind], key, name[1])
+        return concerned
+
+    def _concerned(self, seen: _Seen) -> set[ModelKey]:
+        if isinstance(seen.content, PodSeen):
+            return self._served(seen.content)
+        return set(seen.models)
+
+    def _served(self, pod: PodSeen) -> set[ModelKey]:
+        """The models that select a pod, by their versions' selectors or by its label."""
+        found = set()
+        model = pod.labels.get(names.LABEL_MODEL)
+        if model is not None:
+            found.add((pod.namespace, model))
+        for where in _places(pod):
+            for key, selector in self._selecting.get(where, {}).values():
+                if selector.matches(pod.labels):
+                    found.add(key)
+        return found
+
+    def _of(self, kind: str, key: ModelKey) -> tuple[Any, ...]:
+        found = self._by_model[kind].get(key, {}).values()
+        return tuple(self._unpack(one.content) for one in found if isinstance(one.content, _Packed))
+
+    def _unpack(self, packed: _Packed) -> Any:
+        known = self._unpacked.get(packed)
+        if known is None:
+            known = _unpack(packed)
+            self._unpacked[packed] = known
+            if len(self._unpacked) > _UNPACKED:
+                del self._unpacked[next(iter(self._unpacked))]
+        return known
+
+    def _selector(self, key: ModelKey) -> Selector:
+        """The versions' common selector; where they differ, that of the one with the traffic."""
+        versions = self.versions(key)
+        if not versions:
+            return Selector(match_labels={names.LABEL_MODEL: key[1]})
+        selector = versions[0].spec.selector
+        if all(one.spec.selector == selector for one in versions):
+            return selector
+        table = self.last_table(key)
+        leading = table.default_version if table else None
+        ordered = sorted(versions, key=lambda one: one.metadata.age_order)
+        return min(ordered, key=lambda one: one.spec.version != leading).spec.selector
+
+
+def identity(raw: Raw) -> Identity:
+    """What tells an object from every other of its kind, also of its name."""
+    return *_name(raw), raw["metadata"]["uid"]
+
+
+def _content(kind: str, raw: Raw) -> Content:
+    """The part of an object that matters.
+
+    Raises:
+        InvalidObjectError: it does not fit our types.
+    """
     match kind:
-        case "ModelVersion":
-            return convert(raw, ModelVersion)
-        case "CanaryRollout":
-            return convert(raw, CanaryRollout)
-        case "BatchPolicy":
-            return convert(raw, BatchPolicy)
         case "Pod":
             return _pod(raw)
+        case "ConfigMap":
+            return _table(raw)
         case _:
-            data = raw.get("data", {})
-            try:
-                return decode_table(data.get(names.TABLE_KEY, ""), data.get(names.DIGEST_KEY, ""))
-            except TableError as error:
-                raise InvalidObjectError(str(error)) from error
+            return _pack(kind, raw)
+
+
+def _pack(kind: str, raw: Raw) -> _Packed:
+    metadata = {key: raw["metadata"][key] for key in _KEPT_METADATA if key in raw["metadata"]}
+    annotations = raw["metadata"].get("annotations", {})
+    ours = {key: value for key, value in annotations.items() if key.startswith(names.GROUP)}
+    rest = msgspec.json.encode({"metadata": {**metadata, "annotations": ours}, "spec": raw["spec"]})
+    status = raw.get("status", {})
+    packed = _Packed(kind, rest, msgspec.json.encode(status), intern(status.get("phase", "")))
+    try:
+        _unpack(packed)
+    except msgspec.ValidationError as error:
+        raise InvalidObjectError(str(error)) from error
+    return packed
+
+
+def _unpack(packed: _Packed) -> Any:
+    text = b'%s,"status":%s}' % (packed.rest[:-1], packed.status)
+    typed = _DECODERS[packed.kind].decode(text)
+    msgspec.structs.force_setattr(typed, "status_json", packed.status)
+    return typed
 
 
 def _pod(raw: Raw) -> PodSeen | None:
@@ -256,18 +391,73 @@ def _pod(raw: Raw) -> PodSeen | None:
         return None
     conditions: list[dict[str, str]] = status.get("conditions", [])
     ready = next((one for one in conditions if one["type"] == "Ready"), {})
+    labels = raw["metadata"].get("labels", {})
     return PodSeen(
+        namespace=intern(raw["metadata"]["namespace"]),
         name=raw["metadata"]["name"],
         uid=raw["metadata"]["uid"],
         address=status.get("podIP", ""),
-        labels=raw["metadata"].get("labels", {}),
+        labels={intern(key): intern(value) for key, value in labels.items()},
         ready=ready.get("status") == "True",
         ready_since=epoch(ready["lastTransitionTime"]) if "lastTransitionTime" in ready else 0.0,
         terminating="deletionTimestamp" in raw["metadata"],
     )
 
 
-def _key(raw: Raw) -> tuple[str, str]:
+def _table(raw: Raw) -> StoredTable:
+    data, metadata = raw.get("data", {}), raw["metadata"]
+    table, problem = None, None
+    try:
+        table = decode_table(data.get(names.TABLE_KEY, ""), data.get(names.DIGEST_KEY, ""))
+    except TableError as error:
+        problem = str(error)
+        _log.warning("ConfigMap %s/%s holds no routing table: %s", *_name(raw), error)
+    return StoredTable(
+        uid=metadata["uid"],
+        resource_version=metadata["resourceVersion"],
+        table=table,
+        problem=problem,
+    )
+
+
+def _models(kind: str, raw: Raw) -> tuple[ModelKey, ...]:
+    """The models that an object names."""
+    namespace = intern(raw["metadata"]["namespace"])
+    match kind:
+        case "BatchPolicy":
+            models = raw["spec"].get("models", [])
+        case "Pod":
+            models = []
+        case "ConfigMap":
+            model = raw["metadata"].get("labels", {}).get(names.LABEL_MODEL)
+            models = [model] if model else []
+        case _:
+            models = [raw["spec"]["model"]]
+    return tuple((namespace, intern(model)) for model in models)
+
+
+def _place(namespace: str, selector: Selector) -> Place:
+    """Where to look for what a selector matches."""
+    return next(((namespace, *pair) for pair in selector.match_labels.items()), (namespace,))
+
+
+def _places(pod: PodSeen) -> Iterator[Place]:
+    """Where a pod can be found."""
+    yield (pod.namespace,)
+    for pair in pod.labels.items():
+        yield (pod.namespace, *pair)
+
+
+def _drop(index: dict[Any, dict[str, Any]], where: Any, name: str) -> None:
+    """Take a name out of an index; what is empty then goes, too."""
+    those = index.get(where)
+    if those is not None:
+        those.pop(name, None)
+        if not those:
+            del index[where]
+
+
+def _name(raw: Raw) -> Name:
     return raw["metadata"]["namespace"], raw["metadata"]["name"]
 
 

@@ -20,6 +20,10 @@ from tidegate_contract import names
 from tidegate_operator.adapters.cluster import CONFIG_MAP, PLURALS, POD
 from tidegate_operator.reconciler import Reconciler
 
+_WORKERS = 64
+_IDLE = 0.2
+"""Seconds."""
+
 
 def register(registry: kopf.OperatorRegistry, observe: Callable[..., None]) -> None:
     """Hand every watch event over, as ``Reconciler.observe`` takes it."""
@@ -73,8 +77,12 @@ async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
 
 
 async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
-    """Watches that notice a dead connection, and no events of kopf's own."""
+    """Watches that notice a dead connection, no events of kopf's own, and, as every object has a
+    worker while it changes, few that linger.
+    """
     settings.posting.enabled = False
+    settings.queueing.worker_limit = _WORKERS
+    settings.queueing.idle_timeout = _IDLE
     settings.networking.request_timeout = 30
     settings.watching.inactivity_timeout = 120
     settings.watching.server_timeout = 300

@@ -6,17 +6,22 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 REGISTRY: Final = CollectorRegistry()
 
+_SECONDS: Final = (
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.5),
+    *(10.0, 15.0, 30.0, 60.0),
+)
+
 RECONCILE = Histogram(
     "tidegate_reconcile_seconds", "Time of one look at a model.", registry=REGISTRY
 )
-TICK_LAG = Gauge(
-    "tidegate_tick_lag_seconds", "How late the last look at a model was.", registry=REGISTRY
+TICK_LAG = Histogram(
+    "tidegate_tick_lag_seconds",
+    "From when a look at a model was due to its decision.",
+    buckets=_SECONDS,
+    registry=REGISTRY,
 )
 QUERIES = Counter(
-    "tidegate_prometheus_queries_total",
-    "Readings asked of Prometheus.",
-    ["outcome"],
-    registry=REGISTRY,
+    "tidegate_prometheus_queries_total", "Queries to Prometheus.", ["outcome"], registry=REGISTRY
 )
 ROLLOUTS = Gauge("tidegate_rollouts", "CanaryRollouts by phase.", ["phase"], registry=REGISTRY)
 ROLLBACK = Histogram(
@@ -24,3 +29,8 @@ ROLLBACK = Histogram(
     "From the decision to roll back to every ready pod applying it.",
     registry=REGISTRY,
 )
+
+
+def asked(answered: bool) -> None:
+    """Count a query to Prometheus."""
+    QUERIES.labels("ok" if answered else "error").inc()

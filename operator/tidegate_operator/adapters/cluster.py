@@ -2,9 +2,12 @@
 
 import contextlib
 import json
+import math
 import os
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from secrets import token_bytes
 from typing import Any, Final, Protocol
 
 import aiohttp
@@ -12,7 +15,7 @@ from kubernetes.aio import client, config
 from typing_extensions import override
 
 from tidegate_contract import names, table
-from tidegate_operator.api import batchpolicy, canaryrollout, modelversion
+from tidegate_operator.api import abtest, batchpolicy, canaryrollout, modelversion
 from tidegate_operator.api.meta import Metadata
 from tidegate_operator.api.quantity import timestamp
 
@@ -21,12 +24,17 @@ Raw = dict[str, Any]
 PLURALS: Final = {
     modelversion.KIND: modelversion.PLURAL,
     canaryrollout.KIND: canaryrollout.PLURAL,
+    abtest.KIND: abtest.PLURAL,
     batchpolicy.KIND: batchpolicy.PLURAL,
 }
 POD: Final = "Pod"
 CONFIG_MAP: Final = "ConfigMap"
 CRD_SCHEMA_ANNOTATION: Final = f"{names.GROUP}/crd-schema"
 _TIMEOUT: Final = 10.0
+_PAGE: Final = 500
+_KEY_BYTES: Final = 32
+_SECRET_KNOWN: Final = 300.0
+"""Seconds for which a Secret that was seen is taken to be there."""
 
 
 class ClusterError(Exception):
@@ -41,9 +49,13 @@ class GoneError(ClusterError):
     """The object is not there any more."""
 
 
+class InvalidError(ClusterError):
+    """What was sent does not fit the object; of a JSON patch: a test of it failed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """All objects of a kind. ``revision``: the resourceVersion at which that was so."""
+    """A part of all objects of a kind. ``revision``: the resourceVersion at which that was so."""
 
     items: list[Raw]
     revision: int
@@ -52,8 +64,8 @@ class Listed:
 class Cluster(Protocol):
     """The operator's port to the API server."""
 
-    async def list(self, kind: str) -> Listed:
-        """All objects of a kind that the operator may see.
+    def pages(self, kind: str) -> AsyncIterator[Listed]:
+        """All objects of a kind that the operator may see, page by page.
 
         Raises:
             ClusterError: it could not be listed.
@@ -85,6 +97,16 @@ class Cluster(Protocol):
     async def delete_table(self, namespace: str, name: str, uid: str) -> None:
         """Delete a routing table that nobody needs; one that is gone is fine."""
 
+    async def remove_annotation(
+        self, kind: str, meta: Metadata, key: str, value: str
+    ) -> Raw | None:
+        """Remove an annotation if it still has this value; returns the object, None where it has
+        another one, or is gone.
+        """
+
+    async def ensure_secret(self, namespace: str, name: str, model: str) -> None:
+        """Create a Secret with a random ``key`` unless there is one; that one stays as it is."""
+
     async def post_event(self, involved: Raw, type_: str, reason: str, message: str) -> None:
         """Tell something that happened to an object, where ``kubectl describe`` shows it."""
 
@@ -98,6 +120,7 @@ class KubernetesCluster(Cluster):
         self._api = api
         self._namespaces = namespaces
         self._now = now
+        self._secrets: dict[tuple[str, str], float] = {}
 
     async def crd_schemas(self) -> dict[str, str]:
         """By CRD name, the schema number that its annotation gives; "" where it has none."""
@@ -110,16 +133,20 @@ class KubernetesCluster(Cluster):
         return found
 
     @override
-    async def list(self, kind: str) -> Listed:
-        query = {"labelSelector": names.LABEL_MODEL} if kind == CONFIG_MAP else {}
-        answers = [
-            await self._request("GET", _path(kind, namespace), query=query)
-            for namespace in self._namespaces or (None,)
-        ]
-        return Listed(
-            [one for answer in answers for one in answer["items"]],
-            min(int(answer["metadata"]["resourceVersion"]) for answer in answers),
-        )
+    async def pages(self, kind: str) -> AsyncIterator[Listed]:
+        revision = math.inf
+        for namespace in self._namespaces or (None,):
+            query = {"limit": str(_PAGE)}
+            if kind == CONFIG_MAP:
+                query["labelSelector"] = names.LABEL_MODEL
+            while True:
+                answer = await self._request("GET", _path(kind, namespace), query=query)
+                meta = answer["metadata"]
+                revision = min(revision, int(meta["resourceVersion"]))
+                yield Listed(answer["items"], int(revision))
+                if not meta.get("continue"):
+                    break
+                query["continue"] = meta["continue"]
 
     @override
     async def write_status(self, kind: str, meta: Metadata, before: Raw, after: Raw) -> Raw:
@@ -175,6 +202,38 @@ class KubernetesCluster(Cluster):
             await self._request("DELETE", path, {"preconditions": {"uid": uid}})
 
     @override
+    async def remove_annotation(
+        self, kind: str, meta: Metadata, key: str, value: str
+    ) -> Raw | None:
+        pointer = "/metadata/annotations/" + key.replace("~", "~0").replace("/", "~1")
+        patch = [
+            {"op": "test", "path": pointer, "value": value},
+            {"op": "test", "path": "/metadata/uid", "value": meta.uid},
+            {"op": "remove", "path": pointer},
+        ]
+        path = f"{_path(kind, meta.namespace)}/{meta.name}"
+        try:
+            return await self._request("PATCH", path, patch, "application/json-patch+json")
+        except (GoneError, InvalidError):
+            return None
+
+    @override
+    async def ensure_secret(self, namespace: str, name: str, model: str) -> None:
+        now = self._now()
+        if now - self._secrets.get((namespace, name), 0.0) < _SECRET_KNOWN:
+            return
+        body = {
+            "metadata": {
+                "name": name,
+                "labels": {names.LABEL_MODEL: model, "app.kubernetes.io/managed-by": "tidegate"},
+            },
+            "data": {"key": b64encode(token_bytes(_KEY_BYTES)).decode()},
+        }
+        with contextlib.suppress(ConflictError):
+            await self._request("POST", f"/api/v1/namespaces/{namespace}/secrets", body)
+        self._secrets[namespace, name] = now
+
+    @override
     async def post_event(self, involved: Raw, type_: str, reason: str, message: str) -> None:
         now = timestamp(self._now())
         namespace = involved["namespace"]
@@ -195,7 +254,7 @@ class KubernetesCluster(Cluster):
         self,
         method: str,
         path: str,
-        body: Raw | None = None,
+        body: Raw | list[Raw] | None = None,
         content_type: str = "application/json",
         query: Mapping[str, str] | None = None,
     ) -> Raw:
@@ -282,5 +341,7 @@ def _translated(status: int | None, body: str) -> ClusterError:
             return GoneError(message)
         case 409:
             return ConflictError(message)
+        case 422:
+            return InvalidError(f"the API server answered {status}: {message}")
         case _:
             return ClusterError(f"the API server answered {status}: {message}")

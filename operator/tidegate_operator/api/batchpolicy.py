@@ -1,9 +1,7 @@
 """BatchPolicy: how requests of its models are queued and batched, applied without a restart."""
 
-from typing import Any
-
 from tidegate_contract.table import BatchSettings
-from tidegate_operator.api.meta import Condition, Metadata, Wire
+from tidegate_operator.api.meta import Condition, Metadata, Stored, Wire
 from tidegate_operator.api.quantity import seconds
 
 KIND = "BatchPolicy"
@@ -46,10 +44,9 @@ class Status(Wire, frozen=True, kw_only=True):
     observed_generation: int = -1
 
 
-class BatchPolicy(Wire, frozen=True, kw_only=True):
+class BatchPolicy(Stored, frozen=True, kw_only=True):
     """The object."""
 
     metadata: Metadata
     spec: Spec
     status: Status = Status()
-    raw_status: dict[str, Any] = {}

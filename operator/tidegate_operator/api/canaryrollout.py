@@ -4,11 +4,12 @@ The status is written for two readers: people (phase, message, metrics, history)
 that comes after this one (``checkpoint``: everything that a rollout's state is rebuilt from).
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
-from tidegate_operator.api.meta import Condition, Metadata, Wire
+from tidegate_operator.api.meta import Condition, Metadata, Stored, Wire
+from tidegate_operator.evidence.ratio import RatioEvidence
 
 KIND = "CanaryRollout"
 PLURAL = "canaryrollouts"
@@ -21,6 +22,7 @@ Phase = Literal[
     "Gating",
     "Progressing",
     "Holding",
+    "WaitingPromotion",
     "Promoting",
     "RollingBack",
     "Succeeded",
@@ -31,33 +33,79 @@ FINISHED: frozenset[str] = frozenset({"Succeeded", "RolledBack", "Failed"})
 
 
 class ErrorRate(Wire, frozen=True, kw_only=True):
-    """Bounds of the canary's share of requests that end in a server error."""
+    """Bounds of the canary's share of requests that end in a server error, and of its ratio to
+    stable's share at the same time.
+    """
 
     success: float | None = None
     rollback: float | None = None
+    max_ratio_to_stable: float | None = None
 
 
 class Latency(Wire, frozen=True, kw_only=True):
-    """Bounds of a quantile of the canary's latency, as durations; ``priorities``: None is all."""
+    """Bounds of a quantile of the canary's latency, as durations, and of its ratio to stable's;
+    ``priorities``: None is all.
+    """
 
     quantile: float
     success: str | None = None
     rollback: str | None = None
+    max_ratio_to_stable: float | None = None
     priorities: list[int] | None = None
 
 
+class Disagreement(Wire, frozen=True, kw_only=True):
+    """Bound of the share of mirrored requests that the canary answers otherwise than stable.
+
+    ``compare``: outputs number by number, or of floats which is the largest in its row.
+    ``baseline``: of the share beyond that at which stable disagrees with itself.
+    """
+
+    max: float
+    tolerance: float = 0.001
+    compare: Literal["Values", "Argmax"] = "Values"
+    baseline: bool = False
+
+
+class Range(Wire, frozen=True, kw_only=True):
+    """From ``min`` to ``max``, both included; None is no bound."""
+
+    min: float | None = None
+    max: float | None = None
+
+    def holds(self, value: float) -> bool:
+        """Whether a value lies in it."""
+        return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
+
+
+class Query(Wire, frozen=True, kw_only=True):
+    """A user's own PromQL. A value within ``rollback``, ``failure_limit`` times in a row, rolls
+    back; a step passes only with a value within ``success``.
+    """
+
+    query: str
+    success: Range | None = None
+    rollback: Range | None = None
+    failure_limit: int = 3
+
+
 class Metric(Wire, frozen=True, kw_only=True):
-    """One thing that is judged; exactly one kind (the CRD sees to it)."""
+    """One thing that is judged; exactly one kind (the CRD sees to it). ``dry_run``: it is judged
+    and shown, and decides nothing.
+    """
 
     name: str
     error_rate: ErrorRate | None = None
     latency: Latency | None = None
+    disagreement: Disagreement | None = None
+    prometheus: Query | None = None
+    dry_run: bool = False
 
 
-DEFAULT_METRICS = [
-    Metric(name="errors", error_rate=ErrorRate(success=0.01, rollback=0.05)),
-    Metric(name="latency", latency=Latency(quantile=0.95, success="100ms", rollback="500ms")),
-]
+DEFAULT_ERRORS = ErrorRate(success=0.01, rollback=0.05, max_ratio_to_stable=1.5)
+DEFAULT_LATENCY = Latency(quantile=0.95, success="100ms", rollback="500ms", max_ratio_to_stable=1.5)
+
+OnTrouble = Literal["Hold", "Continue", "Rollback"]
 
 
 class Analysis(Wire, frozen=True, kw_only=True):
@@ -67,8 +115,12 @@ class Analysis(Wire, frozen=True, kw_only=True):
     warmup: str = "30s"
     min_requests: int = 100
     significance_level: float = 0.01
+    pass_on: Literal["NoHarm", "Proven"] = "NoHarm"  # noqa: S105
+    max_stable_slowdown: float = 1.25
+    on_no_data: OnTrouble = "Hold"
+    on_error: OnTrouble = "Hold"
     ack_timeout: str = "60s"
-    metrics: list[Metric] = msgspec.field(default_factory=lambda: list(DEFAULT_METRICS))
+    metrics: list[Metric] | None = None
 
 
 class Assignment(Wire, frozen=True, kw_only=True):
@@ -77,8 +129,20 @@ class Assignment(Wire, frozen=True, kw_only=True):
     header: str
 
 
+class Step(Wire, frozen=True, kw_only=True):
+    """A step of a plan. ``gate``: it waits for a person before it gets its weight. The last step
+    of a resolved plan has no duration: reaching it is the promotion.
+    """
+
+    percent: int
+    duration: str | None = None
+    gate: Literal["Manual"] | None = None
+
+
 class Spec(Wire, frozen=True, kw_only=True):
-    """What the user asks for. The four step fields have no default in the CRD."""
+    """What the user asks for. The four step fields, which ``steps`` replaces, have no default in
+    the CRD.
+    """
 
     model: str
     canary_version: int
@@ -87,16 +151,32 @@ class Spec(Wire, frozen=True, kw_only=True):
     step_percent: int | None = None
     max_percent: int | None = None
     step_duration: str | None = None
+    steps: list[Step] | None = None
     analysis: Analysis = Analysis()
+    mirror_percent: int = 0
     assignment: Assignment | None = None
+    auto_promote: bool = True
     gating_deadline: str = "15m"
+    progress_deadline: str = "24h"
+    on_deadline: Literal["Hold", "Rollback"] = "Hold"
+    unload_delay: str = "10m"
+    rollback_window: str = "24h"
+    suspend: bool = False
 
+    @property
+    def shadow_only(self) -> bool:
+        """Whether the canary never gets traffic of its own."""
+        return self.max_percent == 0
 
-class Step(Wire, frozen=True, kw_only=True):
-    """A step of the resolved plan; the last one has no duration: reaching it is the promotion."""
-
-    percent: int
-    duration: str | None = None
+    @property
+    def metrics(self) -> list[Metric]:
+        """The metrics, defaults filled in; nobody waits for a shadow, so it has no latency."""
+        if self.analysis.metrics is not None:
+            return self.analysis.metrics
+        errors = Metric(name="errors", error_rate=DEFAULT_ERRORS)
+        if self.shadow_only:
+            return [errors]
+        return [errors, Metric(name="latency", latency=DEFAULT_LATENCY)]
 
 
 class Tally(Wire, frozen=True, kw_only=True):
@@ -117,11 +197,20 @@ class Tally(Wire, frozen=True, kw_only=True):
 class Checkpoint(Wire, frozen=True, kw_only=True):
     """What a rollout's state is rebuilt from, always written as a whole.
 
-    ``step``: index into the plan, -1 before any weight. ``step_since``: when this step's weight
-    was decided; ``live_since``: when every ready pod had acknowledged it (epoch seconds).
+    Times are epoch seconds. ``step``: index into the plan, -1 before any weight. ``step_since``:
+    when this step's weight was decided; ``live_since``: when every ready pod had acknowledged it.
+    ``elapsed``: seconds that this step's clock ran; ``progressed``: seconds that count towards the
+    progress deadline. ``judged``: canary requests at the last judgement of the step as a whole.
+    ``pinned``: by metric, the quantile of stable's latency in seconds before the rollout.
+    ``restarts``: of Triton since the first weight, up to ``restarts_until`` on Prometheus' clock;
+    None: not counted, as there were some before.
     ``cursors``: by pod, the time of the last counter sample that the tallies hold. ``harm``: by
-    check, one tally of the canary for each step, gaps included. ``watched``: by check, then by
-    arm, the tally of this step without gaps. ``judged``: canary requests at the last judgement.
+    check, one tally of the canary for each step, gaps included. ``watched``: by check, then by arm,
+    the tally of this step without gaps. ``ratios``: by check. ``buckets``: by check, the rollout's
+    counts by bucket of users, where these are assigned. ``itself``: by check, a tally of
+    stable: slowed since the last hold for that, or in disagreement with itself. ``slow``: checks
+    by which stable is slowed now. ``queries``: by definition, bad answers in a row to the user's
+    own query. ``passed``: the step has; what comes next waits for a person.
     """
 
     gating_since: float
@@ -129,22 +218,37 @@ class Checkpoint(Wire, frozen=True, kw_only=True):
     step_since: float = 0.0
     live_since: float | None = None
     elapsed: float = 0.0
+    progressed: float = 0.0
     judged: int | None = None
+    pinned: dict[str, float] = {}
+    restarts: int | None = 0
+    restarts_until: float | None = None
     cursors: dict[str, float] = {}
     harm: dict[str, list[Tally]] = {}
+    buckets: dict[str, str] = {}
+    itself: dict[str, Tally] = {}
+    slow: list[str] = []
     watched: dict[str, dict[str, Tally]] = {}
+    ratios: dict[str, RatioEvidence] = {}
+    queries: dict[str, int] = {}
+    passed: bool = False
 
 
 class MetricStatus(Wire, frozen=True, kw_only=True):
     """One metric as people read it. ``stable`` and ``canary`` are the rates of bad requests in
-    this step (for latency: the share slower than the success bound, or rollback's without one);
-    ``evidence`` is E against the threshold at which the rollback bound counts as broken.
+    this step (for latency: the share slower than the success bound, or rollback's without one; for
+    a query of the user's own, its value); ``ratio`` of the two with its 95% ``interval``, which
+    holds however often one looks; ``evidence`` is E of the worst test that can roll back, against
+    the threshold at which it does.
     """
 
     name: str
     verdict: str
+    dry_run: bool = False
     stable: float | None = None
     canary: float | None = None
+    ratio: float | None = None
+    interval: list[float] | None = None
     evidence: float | None = None
     threshold: float | None = None
     reason: str = ""
@@ -158,6 +262,16 @@ class HistoryEntry(Wire, frozen=True, kw_only=True):
     to: str
     weight: int
     reason: str
+
+
+class Finish(Wire, frozen=True, kw_only=True):
+    """How a rollout ended. ``idle``: the version that nobody needs any more, None where every one
+    is needed; ``lifecycle``: what its ModelVersion said then.
+    """
+
+    time: str
+    idle: int | None = None
+    lifecycle: str = ""
 
 
 class Revision(Wire, frozen=True, kw_only=True):
@@ -194,15 +308,18 @@ class Status(Wire, frozen=True, kw_only=True):
     metrics: list[MetricStatus] = []
     history: list[HistoryEntry] = []
     display: dict[str, str] = {}
+    last_verb: str | None = None
+    attempt: int = 1
+    attempt_since: str | None = None
+    finished: Finish | None = None
     conditions: list[Condition] = []
     observed_generation: int = -1
     checkpoint: Checkpoint | None = None
 
 
-class CanaryRollout(Wire, frozen=True, kw_only=True):
+class CanaryRollout(Stored, frozen=True, kw_only=True):
     """The object."""
 
     metadata: Metadata
     spec: Spec
     status: Status = Status()
-    raw_status: dict[str, Any] = {}

@@ -18,6 +18,20 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Base of everything that is read from or written to the API server: camelCase, immutable."""
 
 
+class Stored(Wire, frozen=True, kw_only=True):
+    """Base of the objects themselves. ``status_json``: the status as it is stored, unknown fields
+    included; as text, since as objects of Python it takes many times as much memory.
+    """
+
+    status_json: bytes = b"{}"
+
+    @property
+    def raw_status(self) -> dict[str, Any]:
+        """The status as it is stored."""
+        status: dict[str, Any] = msgspec.json.decode(self.status_json)
+        return status
+
+
 class Metadata(Wire, frozen=True, kw_only=True):
     """The part of ``metadata`` that decisions rest on."""
 
@@ -27,6 +41,7 @@ class Metadata(Wire, frozen=True, kw_only=True):
     resource_version: str = ""
     generation: int = 1
     creation_timestamp: str = "1970-01-01T00:00:00Z"
+    annotations: dict[str, str] = {}
 
     @property
     def age_order(self) -> tuple[float, str]:
@@ -93,6 +108,7 @@ def convert(raw: Mapping[str, Any], type_: type[T]) -> T:
         InvalidObjectError: naming the field, as a path.
     """
     try:
-        return msgspec.convert({**raw, "rawStatus": raw.get("status", {})}, type_, strict=False)
+        status = msgspec.json.encode(raw.get("status", {}))
+        return msgspec.convert({**raw, "statusJson": status}, type_, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidObjectError(str(error)) from error

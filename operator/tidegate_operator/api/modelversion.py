@@ -1,10 +1,10 @@
 """ModelVersion: a version of a model that pods should have, and its part in the baseline."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from tidegate_contract.acknowledgement import Tensor
 from tidegate_contract.names import LABEL_MODEL
-from tidegate_operator.api.meta import Condition, Metadata, Wire
+from tidegate_operator.api.meta import Condition, Metadata, Stored, Wire
 
 KIND = "ModelVersion"
 PLURAL = "modelversions"
@@ -59,6 +59,7 @@ class Spec(Wire, frozen=True, kw_only=True):
     traffic_percent: int | None = None
     pod_selector: Selector | None = None
     compatibility: Literal["Strict", "Ignore"] = "Strict"
+    metadata: dict[str, str] = {}
 
     @property
     def selector(self) -> Selector:
@@ -73,8 +74,22 @@ class Pods(Wire, frozen=True, kw_only=True):
     total: int
 
 
+class Metrics(Wire, frozen=True, kw_only=True):
+    """The last five minutes: requests in a second, share of server errors, quantiles of the latency
+    in seconds.
+    """
+
+    requests_per_second: float
+    error_rate: float | None = None
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+
+
 class Status(Wire, frozen=True, kw_only=True):
-    """What is so."""
+    """What is so. ``undeclared``: versions that Triton has and no object names, told by the version
+    with the largest share.
+    """
 
     phase: str = ""
     lifecycle: str = ""
@@ -82,16 +97,17 @@ class Status(Wire, frozen=True, kw_only=True):
     pods: Pods = Pods(ready=0, total=0)
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
+    metrics: Metrics | None = None
+    undeclared: list[int] = []
     message: str = ""
     display: dict[str, str] = {}
     conditions: list[Condition] = []
     observed_generation: int = -1
 
 
-class ModelVersion(Wire, frozen=True, kw_only=True):
+class ModelVersion(Stored, frozen=True, kw_only=True):
     """The object."""
 
     metadata: Metadata
     spec: Spec
     status: Status = Status()
-    raw_status: dict[str, Any] = {}

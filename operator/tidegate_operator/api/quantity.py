@@ -5,6 +5,7 @@
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 _UNITS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
@@ -12,6 +13,7 @@ _PART: Final = re.compile(r"([0-9]{1,5})(ms|h|m|s)")
 _WHOLE: Final = re.compile(r"([0-9]{1,5}(ms|h|m|s)){1,4}")
 
 
+@lru_cache(maxsize=1024)
 def seconds(text: str) -> float:
     """Seconds of a duration such as ``1h30m``.
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from tidegate_contract.table import WHOLE, RoutingTable
 from tidegate_operator.api.modelversion import ModelVersion
+from tidegate_operator.rollout.experiment_state import decode as decode_test
+from tidegate_operator.rollout.experiment_state import owns
 from tidegate_operator.rollout.observation import Observation
 from tidegate_operator.rollout.state import Started, decode
 
@@ -87,6 +89,9 @@ def _recorded(seen: Observation, asked: Mapping[int, int]) -> Baseline | None:
         state = decode(rollout.status)
         if isinstance(state, Started):
             return Baseline({state.run.stable: WHOLE}, asked)
+    for test in seen.tests:
+        if owns(decode_test(test.status)):
+            return Baseline({test.spec.control_version: WHOLE}, asked)
     live = {v: one.status.traffic_percent * 100 for v, one in seen.by_version.items()}
     if sum(live.values()) == WHOLE:
         return Baseline({v: weight for v, weight in live.items() if weight}, asked)

@@ -2,24 +2,33 @@
 
 ``advance`` takes what was seen and returns the next state; nothing is done here. At most one
 change of weight happens in a look, and a step's clock runs only while its weight is live
-everywhere, evidence comes in and somebody watches.
+everywhere, evidence comes in and somebody watches. Of what a look finds, the first counts: harm,
+the deadline, suspension, missing evidence, a gate, time. A person's word to go on overrules a
+hold, but neither suspension nor what is to be rolled back.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Literal
 
 import msgspec
 
-from tidegate_contract.names import ARM_CANARY, ARM_STABLE
-from tidegate_contract.table import RoutingTable
-from tidegate_operator.api.canaryrollout import CanaryRollout, Checkpoint, Revision, Tally
-from tidegate_operator.api.quantity import duration, seconds, timestamp
-from tidegate_operator.evidence import counters
-from tidegate_operator.evidence.checks import CompiledMetric, compile_metric
-from tidegate_operator.evidence.verdict import Judgement, Verdict, judge, step_requests
-from tidegate_operator.rollout import gate, steps
-from tidegate_operator.rollout.observation import Observation, Pod, Reading, Unreadable
+from tidegate_contract.names import ARM_CANARY, ARM_SHADOW
+from tidegate_contract.table import WHOLE, RoutingTable
+from tidegate_operator.api.canaryrollout import CanaryRollout, MetricStatus, Spec
+from tidegate_operator.api.quantity import duration, seconds
+from tidegate_operator.evidence.checks import Queried, counted
+from tidegate_operator.evidence.verdict import Judgement, Verdict, step_requests, worst
+from tidegate_operator.rollout import gate, pods, steps
+from tidegate_operator.rollout.gate import Push
+from tidegate_operator.rollout.look import (
+    Look,
+    Trouble,
+    compiled_metrics,
+)
+from tidegate_operator.rollout.observation import Observation, Pod
 from tidegate_operator.rollout.state import (
+    AWAITING,
     Finished,
     HoldReason,
     Promoting,
@@ -29,28 +38,25 @@ from tidegate_operator.rollout.state import (
     Stepping,
 )
 
-_TOLERATED = 0.1
-"""Share of pods that may fail to acknowledge a weight and are left out of the evidence."""
-
-
-def compiled_metrics(rollout: CanaryRollout) -> list[CompiledMetric]:
-    """The rollout's metrics as checks."""
-    return [compile_metric(one, rollout.metadata.uid) for one in rollout.spec.analysis.metrics]
+_RESTARTS = 2
+"""Restarts of Triton in one rollout that are no coincidence any more."""
 
 
 def settle(rollout: CanaryRollout, state: Promoting | RollingBack, seen: Observation) -> State:
     """Finish once every ready pod applies the table that says so."""
-    revision, lagging = _acknowledged(seen)
+    revision, lagging = pods.acknowledged(seen)
     run = replace(state.run, revision=revision)
     if not _says_so(rollout, state, seen.table) or lagging or not seen.asked:
         return replace(state, run=run)
     if isinstance(state, Promoting):
+        reason = state.reason if state.reason == gate.FAST_RETURN else "Promoted"
         message = (
             f"Version {rollout.spec.canary_version} has all the traffic of {seen.model}; "
-            f"version {run.stable} stays loaded"
+            f"version {run.stable} stays loaded for {rollout.spec.unload_delay}"
         )
-        return Finished(phase="Succeeded", reason="Promoted", message=message, run=run)
-    return Finished(phase="RolledBack", reason=state.reason, message=state.message, run=run)
+        return Finished(phase="Succeeded", reason=reason, message=message, run=run)
+    phase: Literal["RolledBack", "Failed"] = "RolledBack" if run.percent else "Failed"
+    return Finished(phase=phase, reason=state.reason, message=state.message, run=run)
 
 
 def _says_so(
@@ -66,264 +72,271 @@ def _says_so(
 
 def rolling_back(run: Run, reason: str, why: str) -> RollingBack:
     """The decision to go back."""
+    back = f"Rolled back to version {run.stable} from {run.percent}%"
+    mend = "mend the canary, then " if reason in {"AnalysisFailed", "TritonRestarts"} else ""
     return RollingBack(
         run=run,
         reason=reason,
-        message=f"Rolled back to version {run.stable} from {run.percent}%: {why}. "
-        "Mend the canary and apply a new rollout",
+        message=f"{back if run.percent else 'Given up without any traffic moved'}: {why}; {mend}"
+        "retry this rollout or apply another",
     )
 
 
-def advance(rollout: CanaryRollout, state: Stepping, seen: Observation) -> State:
-    """One look at a step."""
-    revision, lagging = _acknowledged(seen)
+def advance(
+    rollout: CanaryRollout, state: Stepping, seen: Observation, push: Push | None = None
+) -> State:
+    """One look at a step. ``push``: a person said to go on to the next one, or to the end."""
+    revision, lagging = pods.acknowledged(seen)
     state = replace(state, run=replace(state.run, revision=revision))
-    if not _live(state.run, seen):
+    live = _live(rollout, state.run, seen)
+    if push and not (live and seen.reading and state.run.evidence.live_since):
+        return _pushed(rollout, state.run, push, seen.now)
+    if not live:
         return _hold(state, None, "waiting for the routing table to be written")
     if state.run.evidence.live_since is None:
         return _await_acknowledgement(rollout, state, seen, lagging)
+    metrics = compiled_metrics(rollout, state.run.evidence)
+    look = Look(rollout, metrics, seen, lagging, blind=state.hold in {"NoData", "Error"})
     if seen.reading is None:
+        return _between_looks(rollout, state)
+    slowed = bool(state.run.evidence.slow)
+    run = _progressed(look, state, look.absorb(state.run))
+    judgements = look.judge(run)
+    state = replace(state, run=_with_judgements(run, judgements))
+    missing = look.obstacle(state.run, judgements)
+    stop = _harm(state.run, judgements) or _overdue(rollout, state) or _suspended(rollout, state)
+    stop = stop or (_without(missing, state) if missing else None)
+    if isinstance(stop, RollingBack):
+        return stop
+    if push:
+        return _pushed(rollout, state.run, push, seen.now)
+    if stop is not None:
+        return stop
+    if state.run.evidence.passed:
+        return _next_step(rollout, state.run, seen.now)
+    return _end_of_step(look, look.run_clock(state), missing, slowed=slowed)
+
+
+def _between_looks(rollout: CanaryRollout, state: Stepping) -> Stepping:
+    """What a person wants is done at once, not at the next look."""
+    if state.hold == "DeadlineExceeded":
         return state
-    look = _Look(rollout, compiled_metrics(rollout), seen, lagging)
-    state = replace(state, run=look.absorb(state.run))
-    judgements = look.judge(state.run, step_over=False)
-    failed = next((one for one in judgements if one.verdict is Verdict.Fail), None)
-    if failed is not None:
-        run = _with_judgements(state.run, judgements)
-        return rolling_back(run, "AnalysisFailed", f"{failed.status.name}: {failed.status.reason}")
-    obstacle = look.obstacle(state.run)
-    if obstacle is not None:
-        reason, verdict, message = obstacle
-        run = replace(state.run, verdict=verdict.name)
-        return _hold(replace(state, run=run), reason, message)
-    return _end_of_step(look, look.run_clock(state), judgements)
+    if suspended := _suspended(rollout, state):
+        return suspended
+    if state.hold == "Suspended":
+        return _hold(state, None, "resumed; its clock goes on with the next look")
+    return state
 
 
-def _end_of_step(look: "_Look", state: Stepping, gathering: Sequence[Judgement]) -> State:
-    """Go on, or judge the step as a whole where its time has come."""
+def _pushed(rollout: CanaryRollout, run: Run, push: Push, now: float) -> State:
+    if push == "full" and not rollout.spec.shadow_only:
+        return gate.promoting(rollout, run, "Promoted", "a person said so")
+    return _next_step(rollout, run, now, pushed=True)
+
+
+def _harm(run: Run, judgements: Sequence[Judgement]) -> RollingBack | None:
+    """What is bad enough to go back for, whatever else is going on."""
+    for one in judgements:
+        if one.verdict is Verdict.Fail and not one.status.dry_run:
+            return rolling_back(run, "AnalysisFailed", f"{one.status.name}: {one.status.reason}")
+    restarts = run.evidence.restarts
+    if restarts is not None and restarts >= _RESTARTS:
+        why = f"Triton restarted {restarts} times since the canary has weight, and never before"
+        return rolling_back(run, "TritonRestarts", why)
+    return None
+
+
+def _overdue(
+    rollout: CanaryRollout, state: Stepping, uncounted: float = 0.0
+) -> RollingBack | Stepping | None:
+    """What is done about a rollout that takes too long. ``uncounted``: seconds that it took beyond
+    those that are in its evidence.
+    """
+    deadline = seconds(rollout.spec.progress_deadline)
+    if state.run.evidence.progressed + uncounted < deadline:
+        return None
+    why = f"not finished within progressDeadline ({duration(deadline)})"
+    if rollout.spec.on_deadline == "Rollback":
+        return rolling_back(state.run, "DeadlineExceeded", why)
+    return _hold(state, "DeadlineExceeded", f"{why}; promote, abort or set a longer one")
+
+
+def _suspended(rollout: CanaryRollout, state: Stepping) -> Stepping | None:
+    if not rollout.spec.suspend:
+        return None
+    return _hold(state, "Suspended", "suspended by spec.suspend; resumes when it is false")
+
+
+def _without(missing: Trouble, state: Stepping) -> RollingBack | Stepping | None:
+    """What is done while something is missing, as the user wants it."""
+    match missing.policy:
+        case "Rollback":
+            return rolling_back(state.run, missing.hold, missing.what)
+        case "Hold":
+            run = replace(state.run, verdict=missing.verdict.name)
+            return _hold(replace(state, run=run), missing.hold, missing.message)
+        case "Continue":
+            return None
+
+
+def _progressed(look: Look, before: Stepping, run: Run) -> Run:
+    """Count the time since the last look towards the deadline, unless a person was waited for."""
+    if before.hold in {"Suspended", "DeadlineExceeded", AWAITING} or look.rollout.spec.suspend:
+        return run
+    progressed = run.evidence.progressed + look.since_last
+    return replace(run, evidence=msgspec.structs.replace(run.evidence, progressed=progressed))
+
+
+def _end_of_step(look: Look, state: Stepping, missing: Trouble | None, *, slowed: bool) -> State:
+    """Go on, or judge the step as a whole where its time has come. ``missing``: what the user wants
+    to go on without. ``slowed``: stable was until now.
+    """
     run, spec = state.run, look.rollout.spec
     evidence, step = run.evidence, run.plan[run.evidence.step]
-    assert step.duration is not None, "the last step is never evaluated"
-    requests = step_requests(look.metrics, evidence.watched)
-    wanted = spec.analysis.min_requests
-    run = _with_judgements(run, gathering)
+    assert step.duration is not None, "the promotion is never evaluated"
     if evidence.elapsed < seconds(step.duration):
-        return _gather(state, run, f"the next step comes after {step.duration} in all")
-    if min(requests.values()) < wanted:
-        few = min(requests, key=lambda arm: requests[arm])
-        message = f"its time is over, but fewer than {wanted} requests reached {few} so far"
-        return _gather(state, run, message)
-    if evidence.judged is not None and requests[ARM_CANARY] < 2 * evidence.judged:
-        message = (
-            f"not within the success bounds at {evidence.judged} requests; judged again at "
-            f"{2 * evidence.judged}"
-        )
-        return _hold(replace(state, run=run), "Inconclusive", message)
-    judgements = look.judge(run, step_over=True)
+        return _gather(state, f"the next step comes after {step.duration} in all")
+    requests = _asked_for(spec, run, step_requests(counted(look.metrics), evidence.watched))
+    wanted = spec.analysis.min_requests
+    few = min(requests, key=lambda arm: requests[arm])
+    if requests[few] < wanted:
+        what = "mirrored requests" if few == ARM_SHADOW else f"requests of {few}"
+        message = f"its time is over, but there were fewer than {wanted} {what}; goes on with more"
+        return _hold(state, "Inconclusive", message)
+    judged = requests[ARM_SHADOW if spec.shadow_only else ARM_CANARY]
+    if evidence.judged is not None and judged < 2 * evidence.judged:
+        if state.hold == "Inconclusive" and not slowed:
+            return replace(state, clock_since=None)
+        message = f"not passed at {evidence.judged} requests; judged again at twice as many"
+        return _hold(state, "Inconclusive", message)
+    judgements = look.judge_step(run, missing)
     run = _with_judgements(run, judgements)
-    missed = [one.status for one in judgements if one.verdict is not Verdict.Pass]
-    if missed:
-        judged = msgspec.structs.replace(run.evidence, judged=requests[ARM_CANARY])
-        reasons = "; ".join(f"{one.name}: {one.reason}" for one in missed)
-        message = f"{reasons}; judged again at {2 * requests[ARM_CANARY]} requests"
-        return _hold(replace(state, run=replace(run, evidence=judged)), "Inconclusive", message)
-    return _next_step(look, run)
+    if _passes(judgements):
+        return _next_step(look.rollout, run, look.seen.now)
+    message = _missed(run.metrics)
+    if _missed_counted(look, judgements):
+        run = replace(run, evidence=msgspec.structs.replace(run.evidence, judged=judged))
+        message = f"{message}; judged again at {2 * judged} requests"
+    return _hold(replace(state, run=run), "Inconclusive", message)
 
 
-def _next_step(look: "_Look", run: Run) -> State:
-    plan = tuple(steps.replan(run.plan, run.evidence.step, look.rollout.spec))
-    run = replace(run, plan=plan)
-    if run.evidence.step + 2 < len(plan):
-        return gate.enter_step(run, run.evidence.step + 1, look.seen.now)
-    return Promoting(
-        run=run,
-        reason="AnalysisPassed",
-        message=f"Promoting version {look.rollout.spec.canary_version}: all steps passed; waiting "
-        "for the pods to apply it",
+def _passes(judgements: Sequence[Judgement]) -> bool:
+    """Whether the step has passed: one metric must, and none that is not left out of it by
+    ``Continue`` may be open.
+    """
+    verdicts = [one.verdict for one in judgements if not one.status.dry_run]
+    if not verdicts:  # dry runs only: time and requests decide
+        return True
+    left_out = {Verdict.NoData, Verdict.Error}
+    return Verdict.Pass in verdicts and set(verdicts) <= {Verdict.Pass, *left_out}
+
+
+def _missed_counted(look: Look, judgements: Sequence[Judgement]) -> bool:
+    """Whether more requests can change the verdict; an answer to a query is asked for anew."""
+    return any(
+        one.verdict is Verdict.Inconclusive
+        and not one.status.dry_run
+        and not isinstance(metric, Queried)
+        for metric, one in zip(look.metrics, judgements, strict=True)
     )
+
+
+def _asked_for(spec: Spec, run: Run, requests: dict[str, int]) -> dict[str, int]:
+    """The requests of the arms that have weight; of a rollout that only mirrors, the pairs."""
+    if spec.shadow_only:
+        return {ARM_SHADOW: requests[ARM_SHADOW]}
+    arms = {arm: count for arm, count in requests.items() if arm != ARM_SHADOW}
+    return {ARM_CANARY: arms[ARM_CANARY]} if run.percent * 100 == WHOLE else arms
+
+
+def _missed(metrics: Sequence[MetricStatus]) -> str:
+    """Why the step has not passed, metric by metric."""
+    rows = [one for one in metrics if one.verdict != "Pass" and not one.dry_run]
+    return "; ".join(f"{one.name}: {one.reason}" for one in rows)
+
+
+def _next_step(rollout: CanaryRollout, run: Run, now: float, *, pushed: bool = False) -> State:
+    """What comes after a step that passed, or that a person passed."""
+    plan = tuple(steps.replan(run.plan, run.evidence.step, rollout.spec))
+    run = replace(run, plan=plan)
+    after = run.evidence.step + 1
+    if after >= len(plan):
+        why = "a person said so" if pushed else "it answered mirrored requests as it should"
+        return Finished(
+            phase="Succeeded",
+            reason="ShadowOnly",
+            message=f"Version {rollout.spec.canary_version} is done: {why}; no traffic was moved",
+            run=run,
+        )
+    if plan[after].gate == "Manual" and not pushed:
+        passed = msgspec.structs.replace(run.evidence, passed=True)
+        state = Stepping(run=replace(run, evidence=passed), reason="", message="")
+        to = "be stable" if run.percent * 100 == WHOLE else f"{plan[after].percent}%"
+        return _hold(state, AWAITING, f"passed; waits for a promotion to {to}")
+    if plan[after].duration is not None:
+        return gate.enter_step(run, after, now)
+    return gate.promoting(rollout, run, "AnalysisPassed", "all steps passed")
 
 
 def _await_acknowledgement(
     rollout: CanaryRollout, state: Stepping, seen: Observation, lagging: Sequence[Pod]
-) -> Stepping:
-    if not seen.asked:
-        return _hold(state, "NoReadyPods", gate.no_ready_pods(seen))
+) -> RollingBack | Stepping:
+    waited = seen.now - state.run.evidence.step_since
     timeout = seconds(rollout.spec.analysis.ack_timeout)
-    if lagging and seen.now - state.run.evidence.step_since <= timeout:
-        return _hold(state, None, "waiting for the pods to apply the weight")
-    if len(lagging) == len(seen.asked):
-        return _hold(state, "NotAcknowledged", _late(lagging, timeout))
+    waiting = None
+    if not seen.asked:
+        waiting = _hold(state, "NoReadyPods", gate.no_ready_pods(seen))
+    elif lagging and waited <= timeout:
+        waiting = _hold(state, None, "waiting for the pods to apply the weight")
+    elif len(lagging) == len(seen.asked):
+        waiting = _hold(state, "NotAcknowledged", pods.late(lagging, timeout))
+    if waiting is not None:
+        return _suspended(rollout, waiting) or _overdue(rollout, waiting, waited) or waiting
     # The weight is live on some pods: from here on it is judged, whoever else is late.
-    evidence = msgspec.structs.replace(state.run.evidence, live_since=seen.now)
+    evidence = msgspec.structs.replace(
+        state.run.evidence,
+        live_since=seen.now,
+        progressed=state.run.evidence.progressed + waited,
+    )
     live = replace(state, run=replace(state.run, evidence=evidence))
-    if len(lagging) > _TOLERATED * len(seen.asked):
-        return _hold(live, "NotAcknowledged", _late(lagging, timeout))
-    message = f"live on {len(seen.asked) - len(lagging)} pods; warming up"
+    if pods.too_many(lagging, seen):
+        return _hold(live, "NotAcknowledged", pods.late(lagging, timeout))
+    total = len(seen.asked)
+    message = f"live on {total - len(lagging)} of {total} pods; warming up"
     if lagging:
         message += f"; left out: {', '.join(pod.name for pod in lagging)}"
-    return replace(_hold(live, None, message), clock_since=seen.now)
+    going = replace(_hold(live, None, message), clock_since=seen.now)
+    return _suspended(rollout, going) or going
 
 
-def _late(pods: Sequence[Pod], timeout: float) -> str:
-    names = ", ".join(pod.name for pod in pods)
-    return f"{names} did not apply the weight within {duration(timeout)}; goes on when they do"
+def _live(rollout: CanaryRollout, run: Run, seen: Observation) -> bool:
+    """Whether the table in force is this step's."""
+    table = seen.table
+    if table is None or table.owner is None or table.owner.uid != rollout.metadata.uid:
+        return False
+    weights = {arm.name: arm.weight for arm in table.split}
+    return weights.get(ARM_CANARY, 0) == run.percent * 100
 
 
-def _live(run: Run, seen: Observation) -> bool:
-    """Whether the table in force gives the canary this step's weight."""
-    weights = {arm.name: arm.weight for arm in seen.table.split} if seen.table else {}
-    return weights.get(ARM_CANARY) == run.percent * 100
-
-
-def _acknowledged(seen: Observation) -> tuple[Revision, list[Pod]]:
-    wanted = seen.table.split_revision if seen.table else 0
-    lagging = [pod for pod in seen.asked if not seen.acknowledges(pod, wanted)]
-    total = len(seen.asked)
-    revision = Revision(wanted=wanted, acknowledged_pods=total - len(lagging), total_pods=total)
-    return revision, lagging
-
-
-def _gather(state: Stepping, run: Run, message: str) -> Stepping:
+def _gather(state: Stepping, message: str) -> Stepping:
     message = f"gathering evidence; {message}"
-    return replace(_hold(replace(state, run=run), None, message), clock_since=state.clock_since)
+    return replace(_hold(state, None, message), clock_since=state.clock_since)
 
 
 def _hold(state: Stepping, hold: HoldReason | None, message: str) -> Stepping:
     """The same step, standing or going; the message says where it stands."""
     run = state.run
     where = f"{run.percent}% (step {run.evidence.step + 1}/{len(run.plan)})"
+    words = "Holding at" if hold and hold != AWAITING else "At"
     return replace(
         state,
         hold=hold,
         clock_since=None,
         reason=hold or "Analysing",
-        message=f"{'Holding at' if hold else 'At'} {where}: {message}",
+        message=f"{words} {where}: {message}",
     )
 
 
 def _with_judgements(run: Run, judgements: Sequence[Judgement]) -> Run:
-    worst = max(one.verdict for one in judgements)
-    return replace(run, metrics=tuple(one.status for one in judgements), verdict=worst.name)
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """The evidence of one look at a live step."""
-
-    rollout: CanaryRollout
-    metrics: Sequence[CompiledMetric]
-    seen: Observation
-    left_out: Sequence[Pod]
-
-    @property
-    def _interval(self) -> float:
-        return seconds(self.rollout.spec.analysis.interval)
-
-    @property
-    def _attended(self) -> bool:
-        """Whether this process looked at most two intervals ago."""
-        last = self.seen.last_look
-        return last is not None and self.seen.now - last <= 2 * self._interval
-
-    def absorb(self, run: Run) -> Run:
-        """Add what the counters did since the last look. Counting starts after the warm-up."""
-        if not isinstance(self.seen.reading, Reading):
-            return run
-        names = {pod.name for pod in self.seen.pods} - {pod.name for pod in self.left_out}
-        ids = {bound.id for metric in self.metrics for bound in metric.bounds}
-        window = counters.window(
-            (s for s in self.seen.reading.series if s.pod in names and s.check in ids),
-            run.evidence.cursors,
-            self._start(run),
-            longest_gap=2 * self.seen.scrape_interval,
-            attended=self._attended,
-        )
-        return replace(run, evidence=_added(run.evidence, window))
-
-    def judge(self, run: Run, *, step_over: bool) -> list[Judgement]:
-        """Every metric's judgement. The level is shared by the tests that can roll back."""
-        metrics = self.metrics
-        tests = max(1, sum(metric.rollback is not None for metric in metrics))
-        return [
-            judge(
-                metric,
-                run.evidence,
-                total_steps=len(run.plan),
-                threshold=tests / self.rollout.spec.analysis.significance_level,
-                step_over=step_over,
-            )
-            for metric in metrics
-        ]
-
-    def obstacle(self, run: Run) -> tuple[HoldReason, Verdict, str] | None:
-        """What keeps the clock from running."""
-        if not self.seen.asked:
-            return "NoReadyPods", Verdict.NoData, gate.no_ready_pods(self.seen)
-        late = [pod for pod in self.left_out if pod.ready_since <= self._live_since(run)]
-        if len(late) > _TOLERATED * len(self.seen.asked):
-            message = _late(late, seconds(self.rollout.spec.analysis.ack_timeout))
-            return "NotAcknowledged", Verdict.Inconclusive, message
-        match self.seen.reading:
-            case Unreadable(why=why):
-                message = f"Prometheus cannot be read ({why}); resumes when it answers"
-                return "Error", Verdict.Error, message
-            case Reading() as reading:
-                return self._stale(run, reading)
-            case None:
-                return None
-
-    def _stale(self, run: Run, reading: Reading) -> tuple[HoldReason, Verdict, str] | None:
-        """Pods whose counters Prometheus has not seen for two scrapes."""
-        patience = 2 * self.seen.scrape_interval
-        if self.seen.now - self._live_since(run) <= patience:
-            return None
-        newest = counters.newest_sample(reading.series)
-        excused = {pod.name for pod in self.left_out}
-        for pod in self.seen.asked:
-            if pod.name in excused or self.seen.now - pod.ready_since <= patience:
-                continue
-            age = reading.at - newest.get(pod.name, 0.0)
-            if age > patience + 1.0:
-                since = f"since {_clock(newest[pod.name])}" if pod.name in newest else "at all"
-                message = f"Prometheus has no samples of pod {pod.name} {since}"
-                return "NoData", Verdict.NoData, f"{message}; resumes when it scrapes it again"
-        return None
-
-    def run_clock(self, state: Stepping) -> Stepping:
-        """Count the time since the last look if the clock was running then too, else start it."""
-        evidence, last = state.run.evidence, self.seen.last_look
-        if last is None or not self._attended or state.clock_since is None:
-            return replace(state, clock_since=self.seen.now)
-        elapsed = evidence.elapsed + (self.seen.now - last)
-        counted = msgspec.structs.replace(evidence, elapsed=elapsed)
-        return replace(state, run=replace(state.run, evidence=counted))
-
-    def _start(self, run: Run) -> float:
-        """When counting starts, on Prometheus' clock."""
-        assert isinstance(self.seen.reading, Reading)
-        warm = self._live_since(run) + seconds(self.rollout.spec.analysis.warmup)
-        return warm + (self.seen.reading.at - self.seen.now)
-
-    def _live_since(self, run: Run) -> float:
-        assert run.evidence.live_since is not None, "only live steps are looked at"
-        return run.evidence.live_since
-
-
-def _clock(at: float) -> str:
-    """The time of day (UTC): unlike an age it stays the same, and so does the message."""
-    return timestamp(at)[11:19] + "Z"
-
-
-def _added(evidence: Checkpoint, window: counters.Window) -> Checkpoint:
-    watched = {id_: dict(arms) for id_, arms in evidence.watched.items()}
-    for id_, arms in window.watched.items():
-        mine = watched.setdefault(id_, {})
-        for arm in (ARM_STABLE, ARM_CANARY):
-            mine[arm] = mine.get(arm, Tally()) + arms.get(arm, Tally())
-    harm = dict(evidence.harm)
-    for id_, arms in window.all.items():
-        steps_so_far = list(harm.get(id_, []))
-        steps_so_far += [Tally()] * (evidence.step + 1 - len(steps_so_far))
-        steps_so_far[evidence.step] += arms.get(ARM_CANARY, Tally())
-        harm[id_] = steps_so_far
-    return msgspec.structs.replace(evidence, watched=watched, harm=harm, cursors=window.cursors)
+    metrics = tuple(one.status for one in judgements)
+    return replace(run, metrics=metrics, verdict=worst(judgements).name)

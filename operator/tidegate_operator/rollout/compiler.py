@@ -1,76 +1,64 @@
 """Compiles everything that was decided about a model into its one routing table."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Collection
 
 import msgspec
 
-from tidegate_contract.names import ARM_CANARY, ARM_STABLE
+from tidegate_contract.names import ARM_STABLE
 from tidegate_contract.table import (
     Arm,
-    Assignment,
     BatchSettings,
     Latch,
     LoadedVersion,
-    Owner,
     RoutingTable,
     Share,
 )
-from tidegate_operator.api import canaryrollout
 from tidegate_operator.api.batchpolicy import BatchPolicy
-from tidegate_operator.api.canaryrollout import CanaryRollout
 from tidegate_operator.rollout.baseline import Baseline
-from tidegate_operator.rollout.canary import compiled_metrics
+from tidegate_operator.rollout.contribution import Contribution
 from tidegate_operator.rollout.observation import Observation, Pod
-from tidegate_operator.rollout.state import (
-    Gating,
-    Promoting,
-    RollingBack,
-    Started,
-    State,
-    Stepping,
-)
 
 _AT_ONCE = 0.25
 """Share of the pods that may load a new version at the same time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """The owner of the model and the state it is in."""
-
-    rollout: CanaryRollout
-    state: State
-
-
 def compile_table(
-    seen: Observation, baseline: Baseline, owner: Decided | None, policy: BatchPolicy | None
+    seen: Observation,
+    baseline: Baseline,
+    owner: Contribution | None,
+    policy: BatchPolicy | None,
+    idle: Collection[int] = (),
 ) -> RoutingTable | None:
     """The table that should be in force; None where it is in force already, or where there is
-    no baseline to write down.
+    no baseline to write down. ``idle``: versions that nobody needs loaded any more.
     """
     if not baseline.shares:
         return None
     before = seen.table or seen.last_table
-    started = owner.state if owner and isinstance(owner.state, Started) else None
-    if isinstance(started, Promoting):
-        assert owner is not None
-        baseline = baseline.promoted(owner.rollout.spec.canary_version)
-    latch = _latch(owner, before)
-    split = _split(baseline, owner, latch)
+    mine = owner or Contribution(owner=None, uid="")
+    if mine.promotes is not None:
+        baseline = baseline.promoted(mine.promotes)
+    latch = _latch(mine, before)
+    barred = latch is not None and latch.uid == mine.uid
+    split = _split(baseline, None if barred else mine.split)
+    mirror = None if barred else mine.mirror
+    needed = {*baseline.shares, *(arm.version for arm in split)}
+    if mirror is not None:
+        needed.add(mirror.version)
     table = RoutingTable(
         namespace=seen.namespace,
         model=seen.model,
         revision=0,
         split_revision=0,
-        owner=_owner(owner) if started else None,
+        owner=mine.owner,
         latch=latch,
         split=split,
-        assignment=_assignment(owner) if started else None,
-        versions=_versions(seen, baseline, split, before),
-        checks=[b.check for m in compiled_metrics(owner.rollout) for b in m.bounds]
-        if started and owner
-        else [],
+        assignment=None if barred else mine.assignment,
+        mirror=mirror,
+        versions=_versions(seen, needed, before, idle),
+        checks=mine.checks,
+        experiment=None if barred else mine.experiment,
         batch=policy.spec.settings if policy else BatchSettings(),
         baseline=[Share(version=v, weight=w) for v, w in sorted(baseline.shares.items())],
         claims=dict(baseline.claims),
@@ -95,7 +83,8 @@ def _numbered(
     kept = (
         before is not None
         and seen.stored is not None
-        and (before.split, before.assignment) == (table.split, table.assignment)
+        and (before.split, before.assignment, before.mirror)
+        == (table.split, table.assignment, table.mirror)
     )
     return msgspec.structs.replace(
         table,
@@ -114,53 +103,31 @@ def _refused(seen: Observation, table: RoutingTable) -> bool:
     return False
 
 
-def _split(baseline: Baseline, owner: Decided | None, latch: Latch | None) -> list[Arm]:
-    match owner:
-        case Decided(rollout=rollout, state=Stepping(run=run)) if not (
-            latch and latch.uid == rollout.metadata.uid
-        ):
-            weight = run.percent * 100
-            return [
-                Arm(name=ARM_STABLE, version=run.stable, weight=10_000 - weight),
-                Arm(name=ARM_CANARY, version=rollout.spec.canary_version, weight=weight),
-            ]
-        case _:
-            return [
-                Arm(name=ARM_STABLE, version=version, weight=weight)
-                for version, weight in sorted(baseline.shares.items())
-            ]
+def _split(baseline: Baseline, wanted: list[Arm] | None) -> list[Arm]:
+    if wanted is not None:
+        return wanted
+    return [
+        Arm(name=ARM_STABLE, version=version, weight=weight)
+        for version, weight in sorted(baseline.shares.items())
+    ]
 
 
-def _latch(owner: Decided | None, before: RoutingTable | None) -> Latch | None:
-    """A rollback's latch is set with it and stays until another rollout takes over."""
+def _latch(owner: Contribution, before: RoutingTable | None) -> Latch | None:
+    """A rollback's latch is set with it and stays until it is retried or another takes over."""
     old = before.latch if before else None
-    if owner is None:
+    if not owner.uid:
         return old
-    uid = owner.rollout.metadata.uid
-    if isinstance(owner.state, RollingBack) and not (old and old.uid == uid):
-        return Latch(uid=uid, reason=owner.state.message)
-    return old if old and old.uid == uid else None
-
-
-def _owner(owner: Decided | None) -> Owner | None:
-    if owner is None:
-        return None
-    meta = owner.rollout.metadata
-    return Owner(kind=canaryrollout.KIND, name=meta.name, uid=meta.uid)
-
-
-def _assignment(owner: Decided | None) -> Assignment | None:
-    if owner is None or owner.rollout.spec.assignment is None:
-        return None
-    if not isinstance(owner.state, Gating | Stepping):
-        return None
-    return Assignment(header=owner.rollout.spec.assignment.header, salt=owner.rollout.metadata.uid)
+    if old is None or old.uid != owner.uid:
+        return owner.latch
+    return None if owner.unlatch else old
 
 
 def _versions(
-    seen: Observation, baseline: Baseline, split: list[Arm], before: RoutingTable | None
+    seen: Observation,
+    needed: Collection[int],
+    before: RoutingTable | None,
+    idle: Collection[int],
 ) -> list[LoadedVersion]:
-    needed = {*baseline.shares, *(arm.version for arm in split)}
     declared = {v for v, one in seen.by_version.items() if one.spec.lifecycle != "Inactive"}
     rows = {row.version: row for row in before.versions} if before else {}
     return [
@@ -168,7 +135,7 @@ def _versions(
             version=version,
             pods=None if version in needed else _turns(version, seen.pods, rows.get(version)),
         )
-        for version in sorted(needed | declared)
+        for version in sorted({*needed, *(declared - set(idle))})
     ]
 
 

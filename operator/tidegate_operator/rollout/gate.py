@@ -1,20 +1,36 @@
 """Before any weight: may this rollout start, is its canary loaded everywhere, does it fit?"""
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final, Literal
+
+import msgspec
+
 from tidegate_contract.acknowledgement import Tensor, VersionState
-from tidegate_operator.api.canaryrollout import CanaryRollout, Checkpoint
-from tidegate_operator.api.quantity import duration, seconds
+from tidegate_operator.api.canaryrollout import CanaryRollout, Checkpoint, Spec
+from tidegate_operator.api.quantity import duration, epoch, seconds
+from tidegate_operator.evidence import ratio
+from tidegate_operator.evidence.histogram import quantile
 from tidegate_operator.rollout import steps
 from tidegate_operator.rollout.baseline import Baseline
-from tidegate_operator.rollout.observation import Observation, Pod
+from tidegate_operator.rollout.observation import Before, Observation, Pod
 from tidegate_operator.rollout.state import (
+    AWAITING,
     Finished,
     Gating,
     Pending,
+    Promoting,
     Run,
     State,
     Stepping,
     Waiting,
 )
+
+Push = Literal["step", "full"]
+"""A person's word: go on to the next step, or to the end."""
+
+FAST_RETURN: Final = "FastReturn"
+"""Reason of a promotion without steps, to a version that was stable a while ago."""
 
 
 def obstacle(rollout: CanaryRollout, baseline: Baseline, seen: Observation) -> State | None:
@@ -32,6 +48,10 @@ def obstacle(rollout: CanaryRollout, baseline: Baseline, seen: Observation) -> S
             reason="AlreadyPromoted",
             message=f"Version {spec.canary_version} has all the traffic already; nothing moved",
             run=None,
+        )
+    if spec.suspend:
+        return Waiting(
+            reason="Suspended", message="Suspended by spec.suspend; starts when it is false"
         )
     if baseline.sole is None or spec.stable_version not in {None, baseline.sole}:
         split = ", ".join(f"{v}: {w / 100:g}%" for v, w in sorted(baseline.shares.items()))
@@ -54,33 +74,160 @@ def start(rollout: CanaryRollout, baseline: Baseline, now: float) -> Gating:
     return Gating(run=run, reason="Loading", message=_loading(rollout.spec.canary_version, [], 0))
 
 
-def advance(rollout: CanaryRollout, state: Gating, seen: Observation) -> State:
-    """One look at a rollout that has no weight yet."""
-    spec, run = rollout.spec, state.run
+def advance(
+    rollout: CanaryRollout, state: Gating, seen: Observation, push: Push | None = None
+) -> State:
+    """One look at a rollout that has no weight yet. ``push``: a person's word."""
+    spec = rollout.spec
+    run = replace(_resumed(state, seen.now), plan=tuple(steps.resolve(spec)))
     version = spec.canary_version
-    trouble = _ineligible(rollout, seen) or _trouble(run.stable, version, seen)
+    if spec.suspend:
+        return Waiting(
+            reason="Suspended", message="Suspended by spec.suspend; starts anew when it is false"
+        )
+    obstructed = _ineligible(rollout, seen) or trouble(run.stable, version, seen)
     deadline = run.evidence.gating_since + seconds(spec.gating_deadline)
-    if trouble is None:
-        report = _differences(rollout, run, seen)
-        if report:
+    if obstructed is None:
+        if different := report(run.stable, version, seen):
             return Finished(
                 phase="Failed",
                 reason="Incompatible",
-                message=f"Version {version} does not fit version {run.stable}: {report}; no "
-                "traffic was moved. compatibility: Ignore on its ModelVersion lets it through",
+                message=f"Version {version} does not fit version {run.stable}: {different}; no "
+                "traffic was moved; compatibility: Ignore on its ModelVersion lets it through",
                 run=run,
             )
-        return enter_step(run, 0, seen.now)
-    reason, message = trouble
+        opened = _open(rollout, run, seen, push)
+        if _still_awaits(state, opened):
+            return replace(state, message=_awaited(state.run, push))
+        return opened
+    reason, message = obstructed
     if seen.now >= deadline:
         return Finished(
             phase="Failed",
             reason="GatingDeadlineExceeded",
-            message=f"Not ready within {duration(seconds(spec.gating_deadline))}; no traffic was "
-            f"moved. {message}",
+            message=f"Not ready within {duration(seconds(spec.gating_deadline))}, no traffic was "
+            f"moved: {message}",
             run=run,
         )
     return Gating(run=run, reason=reason, message=message)
+
+
+def _open(rollout: CanaryRollout, run: Run, seen: Observation, push: Push | None) -> State:
+    """The canary is ready: what else must be known, or said, before it gets weight."""
+    spec = rollout.spec
+    if seen.table and seen.table.latch and seen.table.latch.uid == rollout.metadata.uid:
+        return Gating(run=run, reason="Retrying", message="Lifting the latch of its last attempt")
+    if push == "full" and not spec.shadow_only:
+        return promoting(rollout, run, "Promoted", "a person said so")
+    if not spec.shadow_only and (until := _was_stable(rollout, seen)):
+        why = f"it was stable until {until}, which is within rollbackWindow"
+        return promoting(rollout, run, FAST_RETURN, why)
+    if seen.before is None:
+        return Gating(
+            run=run,
+            reason="NoData",
+            message="Ready; starts once Prometheus tells how stable does without it",
+        )
+    pinned = _pinned(spec, run.stable, seen.before)
+    if unwell := _stable_unwell(spec, run.stable, pinned, seen.before):
+        return Gating(run=run, reason="StableUnhealthy", message=unwell)
+    known = msgspec.structs.replace(
+        run.evidence,
+        pinned=pinned,
+        restarts=None if seen.before.restarts else 0,
+        progressed=run.evidence.progressed + seen.now - run.evidence.gating_since,
+    )
+    run = replace(run, evidence=known)
+    if run.plan[0].gate == "Manual" and push is None:
+        return Gating(run=run, reason=AWAITING, message=_awaited(run, push))
+    return enter_step(run, 0, seen.now)
+
+
+def _awaited(run: Run, push: Push | None) -> str:
+    """What is waited for at the gate of the first step."""
+    word = f"waits for a promotion to {run.plan[0].percent}%"
+    return f"Ready; {word if push is None else 'promoted once Prometheus tells how stable does'}"
+
+
+def _still_awaits(state: Gating, opened: State) -> bool:
+    """Whether a person is still waited for to say the same: then its time is not counted anew. So
+    it is while how stable does is asked for anew: who waits must hear the word that comes then.
+    """
+    return (
+        isinstance(opened, Gating)
+        and state.reason == AWAITING
+        and opened.reason in {AWAITING, "NoData"}
+        and opened.run.plan == state.run.plan
+    )
+
+
+def _resumed(state: Gating, now: float) -> Run:
+    """The run with the time in the gate counted anew where a person was waited for until now."""
+    if state.reason != AWAITING:
+        return state.run
+    evidence = msgspec.structs.replace(state.run.evidence, gating_since=now)
+    return replace(state.run, evidence=evidence)
+
+
+def promoting(rollout: CanaryRollout, run: Run, reason: str, why: str) -> Promoting:
+    """The decision to give the canary everything."""
+    return Promoting(
+        run=run,
+        reason=reason,
+        message=f"Promoting version {rollout.spec.canary_version}: {why}; waiting for the pods to "
+        "apply it",
+    )
+
+
+def _was_stable(rollout: CanaryRollout, seen: Observation) -> str | None:
+    """When the canary's version lost the traffic, if that was within the window in which going
+    back needs no steps. Where it lost it by such a return, going there again is no way back.
+    """
+    window = seconds(rollout.spec.rollback_window)
+    for other in seen.rollouts:
+        status = other.status
+        moved = status.phase == "Succeeded" and status.reason == "Promoted"
+        if not moved or status.finished is None or other.metadata.uid == rollout.metadata.uid:
+            continue
+        recent = seen.now - epoch(status.finished.time) <= window
+        if recent and status.stable_version == rollout.spec.canary_version:
+            return status.finished.time
+    return None
+
+
+def _pinned(spec: Spec, stable: int, before: Before) -> dict[str, float]:
+    """By latency metric, stable's quantile in seconds before the rollout, where it is known."""
+    found = {}
+    for metric in spec.metrics:
+        if metric.latency is not None:
+            value = quantile(before.latency.get(stable, ()), metric.latency.quantile)
+            if value is not None:
+                found[metric.name] = value
+    return found
+
+
+def _stable_unwell(
+    spec: Spec, stable: int, pinned: Mapping[str, float], before: Before
+) -> str | None:
+    """Why stable itself breaks what the canary would be rolled back for."""
+    for metric in spec.metrics:
+        if metric.dry_run:
+            continue
+        if metric.error_rate is not None and metric.error_rate.rollback is not None:
+            found = before.errors.get(stable, 0.0)
+            if found > metric.error_rate.rollback:
+                return (
+                    f"Ready, but stable itself fails {found:.2%} of its requests, beyond rollback "
+                    f"of {metric.name}; starts when it does not"
+                )
+        if metric.latency is not None and metric.latency.rollback is not None:
+            took = pinned.get(metric.name, 0.0)
+            if took > seconds(metric.latency.rollback):
+                return (
+                    f"Ready, but stable itself takes {duration(took)}, beyond rollback of "
+                    f"{metric.name}; starts when it does not"
+                )
+    return None
 
 
 def enter_step(run: Run, step: int, now: float) -> Stepping:
@@ -88,7 +235,18 @@ def enter_step(run: Run, step: int, now: float) -> Stepping:
     the whole rollout is kept.
     """
     old = run.evidence
-    evidence = Checkpoint(gating_since=old.gating_since, step=step, step_since=now, harm=old.harm)
+    evidence = msgspec.structs.replace(
+        old,
+        step=step,
+        step_since=now,
+        live_since=None,
+        elapsed=0.0,
+        judged=None,
+        passed=False,
+        cursors={},
+        watched={},
+        ratios={id_: ratio.new_step(one) for id_, one in old.ratios.items()},
+    )
     moved = Run(
         stable=run.stable,
         plan=run.plan,
@@ -144,7 +302,7 @@ def _ineligible(rollout: CanaryRollout, seen: Observation) -> tuple[str, str] | 
     return None
 
 
-def _trouble(stable: int, version: int, seen: Observation) -> tuple[str, str] | None:
+def trouble(stable: int, version: int, seen: Observation) -> tuple[str, str] | None:
     """Why the canary is not ready everywhere, or cannot be compared; None where it can."""
     if not seen.asked:
         return "NoReadyPods", no_ready_pods(seen)
@@ -155,7 +313,7 @@ def _trouble(stable: int, version: int, seen: Observation) -> tuple[str, str] | 
                 "VersionLoadFailed",
                 (
                     f"Pod {pod.name} cannot load version {version}: {state.error}; it tries "
-                    "again. Mend the version's files, or delete this rollout"
+                    "again: mend the version's files, or delete this rollout"
                 ),
             )
     lacking = [pod for pod in seen.asked if not pod.has(version)]
@@ -179,14 +337,16 @@ def _loading(version: int, lacking: list[Pod], total: int) -> str:
     return f"Loading version {version} before it gets any traffic: {have}"
 
 
-def _differences(rollout: CanaryRollout, run: Run, seen: Observation) -> str:
-    version = rollout.spec.canary_version
+def report(stable: int, version: int, seen: Observation) -> str:
+    """How a version's inputs and outputs differ from stable's; empty where they do not, or where
+    its ModelVersion says that it does not matter.
+    """
     if seen.by_version[version].spec.compatibility == "Ignore":
         return ""
     for pod in seen.asked:
-        stable, canary = pod.version(run.stable), pod.version(version)
-        if stable is not None and canary is not None and stable.state == "Ready":
-            report = differences(stable, canary)
-            if report:
-                return report
+        old, new = pod.version(stable), pod.version(version)
+        if old is not None and new is not None and old.state == "Ready":
+            found = differences(old, new)
+            if found:
+                return found
     return ""

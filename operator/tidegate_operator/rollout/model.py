@@ -8,19 +8,36 @@ finishes what was begun.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from tidegate_contract.table import RoutingTable
-from tidegate_operator.api import canaryrollout, modelversion
+from tidegate_operator.api import abtest, canaryrollout, modelversion
+from tidegate_operator.api.abtest import ABTest
 from tidegate_operator.api.canaryrollout import CanaryRollout
 from tidegate_operator.api.meta import Metadata, wire
-from tidegate_operator.api.modelversion import ModelVersion, Status
-from tidegate_operator.rollout import canary, gate, ownership, story, versions
+from tidegate_operator.api.modelversion import ModelVersion
+from tidegate_operator.api.quantity import epoch
+from tidegate_operator.rollout import (
+    canary,
+    events,
+    experiment_state,
+    experiments,
+    gate,
+    idle,
+    ownership,
+    story,
+    verbs,
+    versions,
+)
 from tidegate_operator.rollout.baseline import Baseline, resolve
-from tidegate_operator.rollout.compiler import Decided, compile_table
+from tidegate_operator.rollout.compiler import compile_table
+from tidegate_operator.rollout.contribution import Contribution, of_rollout
+from tidegate_operator.rollout.events import Event
+from tidegate_operator.rollout.gate import Push
 from tidegate_operator.rollout.observation import Observation
 from tidegate_operator.rollout.policies import Applied
 from tidegate_operator.rollout.state import (
+    AWAITING,
     Finished,
     Gating,
     Pending,
@@ -31,16 +48,11 @@ from tidegate_operator.rollout.state import (
     Stepping,
     Waiting,
     decode,
+    phase_of,
 )
+from tidegate_operator.rollout.verbs import Removal, Spoken, Verb
 
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened to an object, once."""
-
-    type: Literal["Normal", "Warning"]
-    reason: str
-    message: str
+AnyState = State | experiment_state.State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,69 +73,154 @@ class StatusWrite:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What is to be done. ``table_first``: the table is written before the statuses.
-    ``states``: the rollouts' new states by uid. ``applied``: the model's part of its policy's
-    status. ``settling``: pods are being waited for.
+    ``removals``: annotations that were acted on, after both. ``secrets``: names of Secrets with a
+    random key that must be there. ``states``: new states by uid. ``applied``: the
+    model's part of its policy's status. ``settling``: pods are being waited for. ``ask_pods``:
+    all pods' reports are needed afresh at the next look.
     """
 
     statuses: list[StatusWrite] = field(default_factory=list)
     table: RoutingTable | None = None
     table_first: bool = False
-    states: Mapping[str, State] = field(default_factory=dict)
+    removals: list[Removal] = field(default_factory=list)
+    secrets: list[str] = field(default_factory=list)
+    states: Mapping[str, AnyState] = field(default_factory=dict)
     applied: Applied | None = None
     settling: bool = False
+    ask_pods: bool = False
 
 
-def decide(seen: Observation, remembered: Mapping[str, State]) -> Plan:
-    """Decide about one model. ``remembered``: states by rollout uid that are newer than the
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """An object's next state. ``heard``: the word that was acted on in this look, ``ignored`` why
+    it moved nothing.
+    """
+
+    state: State
+    heard: Spoken | None = None
+    ignored: str = ""
+
+
+def decide(seen: Observation, remembered: Mapping[str, AnyState]) -> Plan:
+    """Decide about one model. ``remembered``: states by uid that are newer than the
     statuses (progress is not written at every look).
     """
     baseline = resolve(seen)
     before = {one.metadata.uid: _latched(one, remembered, seen) for one in seen.rollouts}
-    owner = ownership.owner(seen, baseline, before)
+    tests = experiments.recalled(seen, remembered)
+    contenders = [
+        *_contenders(seen, baseline, before),
+        *experiments.contenders(seen, baseline, tests),
+    ]
+    owner = ownership.owner(contenders)
     mismatch = versions.selector_problem(seen.versions)
-    if mismatch and not (owner and isinstance(before[owner.metadata.uid], Started)):
-        refused = Pending(reason="SelectorMismatch", message=_sentence(mismatch))
-        after: dict[str, State] = {
-            uid: state if isinstance(state, Finished) else refused for uid, state in before.items()
-        }
-        return Plan(
-            statuses=[
-                *_rollout_statuses(seen, after),
-                *_version_statuses(seen, baseline, seen.table),
-            ],
-            states=after,
-        )
-    after = {
+    if mismatch and not any(one.started for one in contenders if one.uid == owner):
+        return _refused(seen, baseline, before, tests, mismatch)
+    moved = {
         one.metadata.uid: _next(one, before[one.metadata.uid], owner, baseline, seen)
         for one in seen.rollouts
     }
-    decided = Decided(owner, after[owner.metadata.uid]) if owner else None
+    tested = experiments.moved(seen, tests, owner, baseline)
+    after = {uid: step.state for uid, step in moved.items()}
+    part = _contribution(seen, owner, after) or experiments.contribution(seen, owner, tested)
+    left = idle.idle(seen, baseline)
     policy = ownership.policy(seen)
-    table = compile_table(seen, baseline, decided, policy)
-    in_force = table or seen.table
-    if decided and isinstance(decided.state, Promoting):
-        baseline = baseline.promoted(decided.rollout.spec.canary_version)
+    table = compile_table(seen, baseline, part, policy, left)
+    if part and part.promotes is not None:
+        baseline = baseline.promoted(part.promotes)
     live = 0 if table or not seen.table else seen.table.revision
     return Plan(
         statuses=[
-            *_rollout_statuses(seen, after),
-            *_version_statuses(seen, baseline, in_force),
+            *_rollout_statuses(seen, moved),
+            *_test_statuses(seen, tested),
+            *_version_statuses(seen, baseline, table or seen.table, left),
         ],
         table=table,
-        table_first=decided is not None and isinstance(decided.state, RollingBack),
-        states=after,
+        table_first=part is not None and part.latch is not None,
+        removals=_removals(seen),
+        secrets=experiments.secrets(seen, tested),
+        states={**after, **{uid: step.state for uid, step in tested.items()}},
         applied=Applied(
             holder=policy.metadata.name if policy else None,
             pods=sum(bool(live) and seen.acknowledges(pod, live) for pod in seen.asked),
             total=len(seen.asked),
         ),
-        settling=table is not None or _unsettled(seen, after.values()),
+        settling=table is not None
+        or _unsettled(seen, after.values())
+        or experiments.unsettled(tested),
+        ask_pods=idle.about_to_be(seen, baseline),
     )
+
+
+def _refused(
+    seen: Observation,
+    baseline: Baseline,
+    before: Mapping[str, State],
+    tests: Mapping[str, experiment_state.State],
+    mismatch: str,
+) -> Plan:
+    """Nothing changes while the versions select different pods."""
+    refused = Pending(reason="SelectorMismatch", message=_sentence(mismatch))
+    after = {
+        uid: state if isinstance(state, Finished) else refused for uid, state in before.items()
+    }
+    tested = experiments.refused(tests, refused.reason, refused.message)
+    return Plan(
+        statuses=[
+            *_rollout_statuses(seen, {uid: _Step(state) for uid, state in after.items()}),
+            *_test_statuses(seen, tested),
+            *_version_statuses(seen, baseline, seen.table, {}),
+        ],
+        states={**after, **{uid: step.state for uid, step in tested.items()}},
+    )
+
+
+def _contenders(
+    seen: Observation, baseline: Baseline, states: Mapping[str, State]
+) -> list[ownership.Contender]:
+    found = []
+    for one in seen.rollouts:
+        state = states[one.metadata.uid]
+        if isinstance(state, Finished):
+            continue
+        started = isinstance(state, Started)
+        ready = not started and not seen.busy and gate.obstacle(one, baseline, seen) is None
+        joined = one.status.attempt_since or one.metadata.creation_timestamp
+        found.append(
+            ownership.Contender(
+                uid=one.metadata.uid, since=epoch(joined), started=started, ready=ready
+            )
+        )
+    return found
+
+
+def _contribution(
+    seen: Observation, owner: str | None, after: Mapping[str, State]
+) -> Contribution | None:
+    for one in seen.rollouts:
+        if one.metadata.uid == owner:
+            return of_rollout(one, after[owner])
+    return None
+
+
+def _removals(seen: Observation) -> list[Removal]:
+    """The annotations that a status already remembers."""
+    found = []
+    objects: tuple[CanaryRollout | ABTest, ...] = (*seen.rollouts, *seen.tests)
+    for one in objects:
+        spoken = verbs.spoken(one.metadata)
+        if spoken and spoken.text == one.status.last_verb:
+            kind = abtest.KIND if isinstance(one, ABTest) else canaryrollout.KIND
+            found.append(Removal(kind, one.metadata, spoken.annotation, spoken.value))
+    return found
 
 
 def _unsettled(seen: Observation, states: Iterable[State]) -> bool:
     """Whether pods are being waited for, so that the next look should come soon."""
-    if any(isinstance(one, Gating | Promoting | RollingBack) for one in states):
+    states = list(states)
+    if any(isinstance(one, Promoting | RollingBack) for one in states):
+        return True
+    if any(isinstance(one, Gating) and one.reason != AWAITING for one in states):
         return True
     if any(isinstance(s, Stepping) and s.run.evidence.live_since is None for s in states):
         return True
@@ -134,21 +231,90 @@ def _unsettled(seen: Observation, states: Iterable[State]) -> bool:
     return any(not pod.has(version) for pod in seen.asked for version in wanted)
 
 
-def _latched(one: CanaryRollout, remembered: Mapping[str, State], seen: Observation) -> State:
+def _latched(one: CanaryRollout, remembered: Mapping[str, AnyState], seen: Observation) -> State:
     """A rollout's state; a rollback that only the table knows of is taken up again."""
-    state = remembered.get(one.metadata.uid) or decode(one.status)
+    known = remembered.get(one.metadata.uid)
+    state = known if isinstance(known, State) else decode(one.status)
     latch = seen.table.latch if seen.table else None
     if latch and latch.uid == one.metadata.uid and isinstance(state, Stepping | Promoting):
-        return RollingBack(run=state.run, reason="AnalysisFailed", message=latch.reason)
+        reason = "Aborted" if isinstance(_unheard(one), verbs.Abort) else "AnalysisFailed"
+        return RollingBack(run=state.run, reason=reason, message=latch.reason)
     return state
 
 
+def _unheard(one: CanaryRollout) -> Verb | None:
+    """What a person said and no status remembers yet."""
+    spoken = verbs.spoken(one.metadata)
+    return None if spoken is None or spoken.text == one.status.last_verb else spoken.verb
+
+
 def _next(
+    one: CanaryRollout, state: State, owner: str | None, baseline: Baseline, seen: Observation
+) -> _Step:
+    """The next state, with what a person said."""
+    spoken = verbs.spoken(one.metadata)
+    if spoken is None or spoken.text == one.status.last_verb:
+        return _Step(_advanced(one, state, owner, baseline, seen))
+    match spoken.verb:
+        case verbs.Abort(reason=reason) if not isinstance(
+            state, Finished | Promoting | RollingBack
+        ):
+            return _Step(_aborted(state, reason), spoken)
+        case verbs.Abort():
+            begun = isinstance(state, RollingBack) and one.status.phase != "RollingBack"
+            why = "" if begun else "it is decided already"
+        case verbs.Retry() if isinstance(state, Finished) and state.phase != "Succeeded":
+            again = Pending(reason="Retried", message="Begins anew, as a person said so")
+            return _Step(again, spoken)
+        case verbs.Retry():
+            why = "only a rollout that was rolled back or failed is retried"
+        case verbs.Unknown(why=why):
+            pass
+        case verbs.Promote(to=to, at=at):
+            return _promoted(one, state, owner, baseline, seen, spoken, to, at)
+    return _Step(_advanced(one, state, owner, baseline, seen), spoken, why)
+
+
+def _promoted(
     one: CanaryRollout,
     state: State,
-    owner: CanaryRollout | None,
+    owner: str | None,
     baseline: Baseline,
     seen: Observation,
+    spoken: Spoken,
+    to: Push,
+    at: int | None,
+) -> _Step:
+    """A person's word to go on: acted on where it can be, kept where it will be, else ignored."""
+    if isinstance(state, Finished | Promoting | RollingBack):
+        return _Step(_advanced(one, state, owner, baseline, seen), spoken, "it is decided already")
+    if isinstance(state, Pending | Waiting) or one.spec.suspend:
+        return _Step(_advanced(one, state, owner, baseline, seen))
+    step = state.run.evidence.step + 1
+    waiting = phase_of(state) == "WaitingPromotion" or state.reason == "DeadlineExceeded"
+    if to == "step" and (at != step if at is not None else not waiting):
+        now = f"it is at step {step}"
+        why = now if at is not None else f"it waits for nobody; step@{step} skips this step's time"
+        return _Step(_advanced(one, state, owner, baseline, seen), spoken, why)
+    moved = (
+        gate.advance(one, state, seen, to)
+        if isinstance(state, Gating)
+        else canary.advance(one, state, seen, to)
+    )
+    return _Step(moved) if isinstance(moved, Gating) else _Step(moved, spoken)
+
+
+def _aborted(state: Gating | Stepping | Pending | Waiting, reason: str) -> State:
+    why = f"aborted ({reason})"
+    if isinstance(state, Stepping):
+        return canary.rolling_back(state.run, "Aborted", why)
+    begun = state.run if isinstance(state, Gating) else None
+    message = f"{_sentence(why)} before it had any traffic; retry it, or delete it"
+    return Finished(phase="Failed", reason="Aborted", message=message, run=begun)
+
+
+def _advanced(
+    one: CanaryRollout, state: State, owner: str | None, baseline: Baseline, seen: Observation
 ) -> State:
     match state:
         case Finished():
@@ -159,46 +325,70 @@ def _next(
             return gate.advance(one, state, seen)
         case Stepping():
             return canary.advance(one, state, seen)
+        case RollingBack() if one.status.phase != "RollingBack":
+            return state  # known by the table's latch only: the status says it before its end
         case Promoting() | RollingBack():
             return canary.settle(one, state, seen)
 
 
 def _unstarted(
-    one: CanaryRollout, owner: CanaryRollout | None, baseline: Baseline, seen: Observation
+    one: CanaryRollout, owner: str | None, baseline: Baseline, seen: Observation
 ) -> State:
     obstacle = gate.obstacle(one, baseline, seen)
     if obstacle is not None:
         return obstacle
-    if owner is None or owner.metadata.uid == one.metadata.uid:
+    if owner == one.metadata.uid:
         return gate.start(one, baseline, seen.now)
-    return Waiting(
-        reason="WaitingForOwner",
-        message=f"CanaryRollout {owner.metadata.name} owns the traffic of {seen.model}; starts "
-        "when it is finished or deleted",
-    )
+    return Waiting(reason="WaitingForOwner", message=ownership.named(seen, owner))
 
 
-def _rollout_statuses(seen: Observation, after: Mapping[str, State]) -> list[StatusWrite]:
+def _rollout_statuses(seen: Observation, moved: Mapping[str, _Step]) -> list[StatusWrite]:
     writes = []
     for one in seen.rollouts:
-        told = wire(story.tell(one, after[one.metadata.uid], seen.now))
-        events = _happened(decode(one.status), after[one.metadata.uid])
-        writes.append(_write(canaryrollout.KIND, one, told, events))
+        step = moved[one.metadata.uid]
+        spoken = verbs.spoken(one.metadata)
+        last = step.heard.text if step.heard else one.status.last_verb if spoken else None
+        told = wire(story.tell(one, step.state, seen, last))
+        happened = events.of_rollout(decode(one.status), step.state)
+        if step.heard and step.ignored:
+            happened = [*happened, Event("Warning", "VerbIgnored", _ignored(step))]
+        writes.append(_write(canaryrollout.KIND, one, told, happened))
     return [write for write in writes if write.after != write.before]
 
 
+def _test_statuses(seen: Observation, moved: Mapping[str, experiments.Step]) -> list[StatusWrite]:
+    writes = []
+    for one in seen.tests:
+        after, happened = experiments.told(one, moved[one.metadata.uid], seen)
+        writes.append(_write(abtest.KIND, one, after, happened))
+    return [write for write in writes if write.after != write.before]
+
+
+def _ignored(step: _Step) -> str:
+    assert step.heard is not None
+    return f"{step.heard.text} changes nothing: {step.ignored}"
+
+
 def _version_statuses(
-    seen: Observation, baseline: Baseline, table: RoutingTable | None
+    seen: Observation,
+    baseline: Baseline,
+    table: RoutingTable | None,
+    left: Mapping[int, CanaryRollout],
 ) -> list[StatusWrite]:
     writes = []
     for one in seen.versions:
-        told = versions.tell(one, seen, baseline, table)
-        writes.append(_write(modelversion.KIND, one, wire(told), _changed(one.status, told)))
+        told = versions.tell(one, seen, baseline, table, left.get(one.spec.version))
+        writes.append(
+            _write(modelversion.KIND, one, wire(told), events.of_version(one.status, told))
+        )
     return [write for write in writes if write.after != write.before]
 
 
 def _write(
-    kind: str, one: CanaryRollout | ModelVersion, after: dict[str, Any], events: list[Event]
+    kind: str,
+    one: CanaryRollout | ABTest | ModelVersion,
+    after: dict[str, Any],
+    happened: list[Event],
 ) -> StatusWrite:
     before = one.raw_status
     return StatusWrite(
@@ -207,72 +397,8 @@ def _write(
         before=before,
         after=after,
         urgent=story.meaning(before) != story.meaning(after),
-        events=events,
+        events=happened,
     )
-
-
-def _changed(old: Status, new: Status) -> list[Event]:
-    """What the change of a ModelVersion's status is worth telling."""
-    events = []
-    if new.phase != old.phase and new.phase == "Ready" and old.phase != "Degraded":
-        events.append(Event("Normal", "VersionLoaded", new.message))
-    failing = versions.LOAD_FAILED in {one.reason for one in new.conditions}
-    if failing and versions.LOAD_FAILED not in {one.reason for one in old.conditions}:
-        events.append(Event("Warning", "VersionLoadFailed", new.message))
-    wrong = {one.type for one in old.conditions if one.status == "False"}
-    return events + [
-        Event("Warning", "InvalidSpec", one.message)
-        for one in new.conditions
-        if one.type in {"TrafficSplitValid", "SelectorMatches"} - wrong and one.status == "False"
-    ]
-
-
-def _happened(old: State, new: State) -> list[Event]:  # noqa: C901 - a table of transitions
-    """What the step from one state of a rollout to the next is worth telling."""
-    match old, new:
-        case (Waiting(reason=r), Waiting(reason=s)) if r == s:
-            return []
-        case _, Waiting(reason="WaitingForOwner", message=message):
-            return [Event("Normal", "WaitingForOwner", message)]
-        case Gating(reason=r), Gating(reason="VersionLoadFailed", message=m) if (
-            r != "VersionLoadFailed"
-        ):
-            return [Event("Warning", "VersionLoadFailed", m)]
-        case Gating(), Finished(reason=reason, message=message):
-            word = "Incompatible" if reason == "Incompatible" else "VersionLoadFailed"
-            return [Event("Warning", word, message)]
-        case Gating(), Stepping(run=run):
-            return [
-                Event("Normal", "VersionLoaded", "The canary is loaded on every ready pod"),
-                _weight(0, run.percent),
-            ]
-        case Stepping(run=a), Stepping(run=b) if a.evidence.step != b.evidence.step:
-            return [_completed(old), _weight(a.percent, b.percent)]
-        case Stepping(run=a), Promoting():
-            return [_completed(old), _weight(a.percent, 100)]
-        case Stepping(hold=a), Stepping(hold=b, message=message) if a != b:
-            if b is None:
-                return [Event("Normal", "RolloutResumed", message)]
-            return [Event("Warning", "RolloutHeld", message)]
-        case Stepping() | Promoting(), (
-            RollingBack(message=message) | Finished(phase="RolledBack", message=message)
-        ):
-            return [Event("Warning", "RolledBack", message)]
-        case Promoting(), Finished(message=message):
-            return [Event("Normal", "Promoted", message)]
-        case _:
-            return []
-
-
-def _weight(old: int, new: int) -> Event:
-    message = f"The canary's share goes from {old}% to {new}%"
-    return Event("Normal", "TrafficWeightUpdated", message)
-
-
-def _completed(state: Stepping) -> Event:
-    run = state.run
-    step = f"{run.evidence.step + 1}/{len(run.plan)}"
-    return Event("Normal", "StepCompleted", f"Step {step} passed at {run.percent}%")
 
 
 def _sentence(text: str) -> str:

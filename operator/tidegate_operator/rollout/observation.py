@@ -1,13 +1,16 @@
 """Everything that a decision about one model rests on, as it was seen at one moment."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tidegate_contract.acknowledgement import Acknowledgement, VersionState
-from tidegate_contract.table import RoutingTable
+from tidegate_contract.table import Owner, RoutingTable
+from tidegate_operator.api.abtest import ABTest
 from tidegate_operator.api.batchpolicy import BatchPolicy
 from tidegate_operator.api.canaryrollout import CanaryRollout
 from tidegate_operator.api.modelversion import ModelVersion
 from tidegate_operator.evidence.counters import Series
+from tidegate_operator.evidence.queries import Answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +67,40 @@ class Unreadable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LiveMetrics:
+    """A version's last five minutes, for people: requests in a second, share of errors, and
+    quantiles of the latency in seconds (None where nothing was answered).
+    """
+
+    requests_per_second: float
+    error_rate: float | None = None
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Before:
+    """How a model did before a rollout. ``latency``: by version, answers of the last ten minutes as
+    cumulative counts by upper bound in seconds, ascending, the last bound infinite. ``errors``: by
+    version, share of server errors. ``restarts``: of the model's Tritons in the last hour.
+    """
+
+    latency: Mapping[int, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    errors: Mapping[int, float] = field(default_factory=dict)
+    restarts: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """What was seen of one model at ``now`` (epoch seconds).
 
     ``stored`` None: there is no ConfigMap; ``last_table`` is then what this operator last saw.
     ``reading`` None: nothing was asked of Prometheus. ``last_look``: when this process last
-    judged the model; None after a start.
+    judged the model; None after a start. ``live``: by version. ``before``: None unless a rollout is
+    about to start, and where Prometheus cannot be read. ``answers``: to users' own queries, by
+    (uid of the object, name of the metric). ``busy``: who is rolling out another model in the same
+    pods. ``detailed``: what people are shown is to be worked out, too.
     """
 
     now: float
@@ -77,11 +108,17 @@ class Observation:
     model: str
     versions: tuple[ModelVersion, ...] = ()
     rollouts: tuple[CanaryRollout, ...] = ()
+    tests: tuple[ABTest, ...] = ()
     policies: tuple[BatchPolicy, ...] = ()
     stored: StoredTable | None = None
     last_table: RoutingTable | None = None
     pods: tuple[Pod, ...] = ()
     reading: Reading | Unreadable | None = None
+    live: Mapping[int, LiveMetrics] = field(default_factory=dict)
+    before: Before | None = None
+    answers: Mapping[tuple[str, str], Answer] = field(default_factory=dict)
+    busy: Owner | None = None
+    detailed: bool = True
     last_look: float | None = None
     scrape_interval: float = 15.0
     by_version: dict[int, ModelVersion] = field(init=False)

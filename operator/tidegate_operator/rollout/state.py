@@ -4,7 +4,7 @@
 """
 
 from dataclasses import dataclass, field
-from typing import Literal, cast
+from typing import Final, Literal, cast
 
 from tidegate_operator.api.canaryrollout import (
     Checkpoint,
@@ -16,7 +16,16 @@ from tidegate_operator.api.canaryrollout import (
 )
 from tidegate_operator.api.quantity import epoch
 
-HoldReason = Literal["NoData", "Error", "Inconclusive", "NotAcknowledged", "NoReadyPods"]
+HoldReason = Literal[
+    "Suspended",
+    "NoData",
+    "Error",
+    "Inconclusive",
+    "NotAcknowledged",
+    "NoReadyPods",
+    "DeadlineExceeded",
+    "AwaitingPromotion",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +65,7 @@ class Waiting(Told):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gating(Told):
-    """No weight yet: the canary is being loaded and compared."""
+    """No weight yet: the canary is being loaded and compared, or a person must let it begin."""
 
     run: Run
 
@@ -88,7 +97,7 @@ class RollingBack(Told):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished(Told):
-    """Left only by a new rollout. ``run``: None where it never started."""
+    """Left only by a retry. ``run``: None where it never started."""
 
     phase: Literal["Succeeded", "RolledBack", "Failed"]
     run: Run | None
@@ -97,12 +106,17 @@ class Finished(Told):
 State = Pending | Waiting | Gating | Stepping | Promoting | RollingBack | Finished
 Started = Gating | Stepping | Promoting | RollingBack
 
+AWAITING: Final = "AwaitingPromotion"
+"""Reason of a state that waits for a person's word."""
+
 
 def phase_of(state: State) -> Phase:
     """The word for it in ``status.phase``."""
     match state:
         case Finished(phase=phase):
             return phase
+        case Gating(reason="AwaitingPromotion") | Stepping(hold="AwaitingPromotion"):
+            return "WaitingPromotion"
         case Stepping(hold=None):
             return "Progressing"
         case Stepping():
@@ -124,6 +138,8 @@ def weight_of(state: State) -> int:
     match state:
         case Stepping(run=run):
             return run.percent
+        case Finished(reason="ShadowOnly"):
+            return 0
         case Promoting() | Finished(phase="Succeeded"):
             return 100
         case _:
@@ -141,11 +157,13 @@ def decode(status: Status) -> State:
             return Waiting(reason=reason, message=message)
         case "Gating" if run:
             return Gating(run=run, reason=reason, message=message)
+        case "WaitingPromotion" if run and run.evidence.step < 0:
+            return Gating(run=run, reason=reason, message=message)
         case "Progressing" if run:
             running = status.clock_running_since
             since = epoch(running) if running else None
             return Stepping(run=run, clock_since=since, reason=reason, message=message)
-        case "Holding" if run:
+        case "Holding" | "WaitingPromotion" if run:
             return Stepping(
                 run=run, hold=cast("HoldReason", reason), reason=reason, message=message
             )

@@ -2,18 +2,22 @@
 
 from typing import Any, Final
 
+from tidegate_contract.names import ARM_CANARY, ARM_SHADOW, ARM_STABLE
 from tidegate_operator.api.canaryrollout import (
     FINISHED,
     HISTORY_LENGTH,
     CanaryRollout,
+    Finish,
     HistoryEntry,
     Status,
     StepRequests,
 )
 from tidegate_operator.api.meta import Condition, condition
 from tidegate_operator.api.quantity import timestamp
+from tidegate_operator.evidence.checks import counted
 from tidegate_operator.evidence.verdict import step_requests
-from tidegate_operator.rollout.canary import compiled_metrics
+from tidegate_operator.rollout.look import compiled_metrics
+from tidegate_operator.rollout.observation import Observation
 from tidegate_operator.rollout.state import (
     Finished,
     Pending,
@@ -25,19 +29,39 @@ from tidegate_operator.rollout.state import (
     weight_of,
 )
 
-_PROGRESS: Final = ("checkpoint", "stepElapsed", "stepRequests", "metrics", "display")
-"""Fields that move at every look: they alone are no reason to write a status."""
+ANALYSIS_CHANGED: Final = "AnalysisChanged"
+"""Reason in the history: a metric was edited, and its evidence is gathered anew."""
+
+_PROGRESS: Final = (
+    "checkpoint",
+    "stepElapsed",
+    "stepRequests",
+    "metrics",
+    "display",
+    "elapsed",
+    "samples",
+    "sampleRatio",
+    "estimatedEnd",
+)
+"""Fields, of tests too, that move at every look: they alone are no reason to write a status."""
 
 
-def tell(rollout: CanaryRollout, state: State, now: float) -> Status:
-    """The whole status of a rollout in this state."""
-    before = rollout.status
+def tell(
+    rollout: CanaryRollout, state: State, seen: Observation, last_verb: str | None = None
+) -> Status:
+    """The whole status of a rollout in this state. ``last_verb``: the word that was acted on last,
+    while it still stands on the object.
+    """
+    before, now = rollout.status, seen.now
     run = None if isinstance(state, Pending | Waiting) else state.run
     phase, weight = phase_of(state), weight_of(state)
+    retried = before.phase in FINISHED and phase not in FINISHED
     requests = StepRequests()
     if run is not None:
-        counted = step_requests(compiled_metrics(rollout), run.evidence.watched)
-        requests = StepRequests(stable=counted["stable"], canary=counted["canary"])
+        checks = counted(compiled_metrics(rollout, run.evidence))
+        requested = step_requests(checks, run.evidence.watched)
+        judged = ARM_SHADOW if rollout.spec.shadow_only else ARM_CANARY
+        requests = StepRequests(stable=requested[ARM_STABLE], canary=requested[judged])
     clock_since = state.clock_since if isinstance(state, Stepping) else None
     return Status(
         phase=phase,
@@ -54,11 +78,31 @@ def tell(rollout: CanaryRollout, state: State, now: float) -> Status:
         clock_running_since=timestamp(clock_since) if clock_since is not None else None,
         step_requests=requests,
         metrics=list(run.metrics) if run else [],
-        history=_history(before, phase, weight, state.reason, now),
+        history=_history(before, phase, weight, _happened(before, run, state.reason), now),
         display=_display(run, state, requests, weight),
+        last_verb=last_verb,
+        attempt=before.attempt + retried,
+        attempt_since=timestamp(now) if retried else before.attempt_since,
+        finished=_finish(rollout, state, seen),
         conditions=_conditions(rollout, state, now),
         observed_generation=rollout.metadata.generation,
         checkpoint=run.evidence if run else None,
+    )
+
+
+def _finish(rollout: CanaryRollout, state: State, seen: Observation) -> Finish | None:
+    """The end, and the version that it leaves behind."""
+    if not isinstance(state, Finished):
+        return None
+    if rollout.status.finished is not None and rollout.status.phase == state.phase:
+        return rollout.status.finished
+    left = None
+    if state.run is not None:
+        promoted = state.phase == "Succeeded" and state.reason != "ShadowOnly"
+        left = state.run.stable if promoted else rollout.spec.canary_version
+    version = seen.by_version.get(left) if left is not None else None
+    return Finish(
+        time=timestamp(seen.now), idle=left, lifecycle=version.spec.lifecycle if version else ""
     )
 
 
@@ -67,10 +111,21 @@ def meaning(status: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in status.items() if key not in _PROGRESS}
 
 
+def _happened(before: Status, run: Run | None, reason: str) -> str:
+    """Why there is something new in the history, whatever else there is; ``AnalysisChanged`` where
+    an edited metric's evidence began anew: from then on the level is spent anew, too.
+    """
+    old = before.checkpoint.harm.keys() if before.checkpoint else set()
+    edited = run is not None and bool(old) and not run.evidence.harm.keys() <= old
+    if before.phase in FINISHED:
+        return f"{reason} (attempt {before.attempt + 1})"
+    return ANALYSIS_CHANGED if edited else reason
+
+
 def _history(
     before: Status, phase: str, weight: int, reason: str, now: float
 ) -> list[HistoryEntry]:
-    if (before.phase, before.weight) == (phase, weight):
+    if (before.phase, before.weight) == (phase, weight) and reason != ANALYSIS_CHANGED:
         return before.history
     entry = HistoryEntry(
         time=timestamp(now), from_=before.phase or "New", to=phase, weight=weight, reason=reason
@@ -95,14 +150,14 @@ def _conditions(rollout: CanaryRollout, state: State, now: float) -> list[Condit
     phase = phase_of(state)
     over = phase in FINISHED
     good = phase == "Succeeded"
-    held = isinstance(state, Stepping) and state.hold is not None
+    held = phase in {"Holding", "WaitingPromotion"}
     words: dict[str, bool | None] = {
         "Ready": good,
         "Reconciling": not over,
         "Stalled": over and not good,
         "Progressing": not over and not held and not isinstance(state, Pending | Waiting),
         "Paused": held,
-        "Promoted": good if over else None,
+        "Promoted": good and state.reason != "ShadowOnly" if over else None,
     }
     return [
         condition(

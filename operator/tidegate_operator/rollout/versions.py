@@ -3,16 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from tidegate_contract.acknowledgement import VersionState
 from tidegate_contract.table import RoutingTable
+from tidegate_operator.api.canaryrollout import CanaryRollout
 from tidegate_operator.api.meta import Condition, condition
-from tidegate_operator.api.modelversion import ModelVersion, Pods, Status
+from tidegate_operator.api.modelversion import Metrics, ModelVersion, Pods, Status
+from tidegate_operator.api.quantity import duration
 from tidegate_operator.rollout.baseline import Baseline
 from tidegate_operator.rollout.gate import differences, no_ready_pods
-from tidegate_operator.rollout.observation import Observation
+from tidegate_operator.rollout.observation import LiveMetrics, Observation
 
 LOAD_FAILED = "LoadFailed"
 """Reason of the condition Loaded where a pod cannot load the version."""
+DEPRECATED = "Deprecated: serves what it has and takes no new rollout; move off it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +53,27 @@ def selector_problem(versions: Sequence[ModelVersion]) -> str | None:
 
 
 def tell(
-    one: ModelVersion, seen: Observation, baseline: Baseline, table: RoutingTable | None
+    one: ModelVersion,
+    seen: Observation,
+    baseline: Baseline,
+    table: RoutingTable | None,
+    left_by: CanaryRollout | None,
 ) -> Status:
-    """The whole status of a ModelVersion. ``table``: the one that is in force from now on."""
+    """The whole status of a ModelVersion. ``table``: the one that is in force from now on.
+    ``left_by``: the rollout that left the version behind, so that it is unloaded.
+    """
     version = one.spec.version
     loaded = Loaded({pod.name: pod.version(version) for pod in seen.asked})
     weight = sum(arm.weight for arm in table.split if arm.version == version) if table else 0
     share = baseline.shares.get(version, 0)
     kept = one.spec.lifecycle == "Deprecated" or not share
     lifecycle = one.spec.lifecycle if kept else "Active"
-    phase, message = _phase(one, seen, loaded, lifecycle, weight)
+    phase, message = _phase(one, seen, loaded, lifecycle, weight, left_by)
     mismatch = selector_problem(seen.versions)
     if mismatch:
         message = f"SelectorMismatch: {mismatch}"
     signature = next((s for s in loaded.states.values() if s and s.state == "Ready"), None)
+    metrics = _metrics(one.status.metrics, seen.live.get(version))
     return Status(
         phase=phase,
         lifecycle=lifecycle,
@@ -69,21 +81,81 @@ def tell(
         pods=Pods(ready=loaded.ready, total=len(seen.pods)),
         inputs=signature.inputs if signature else one.status.inputs,
         outputs=signature.outputs if signature else one.status.outputs,
+        metrics=metrics,
+        undeclared=_undeclared(seen) if version == baseline.leading else [],
         message=message,
-        display={"traffic": f"{weight / 100:g}%", "pods": f"{loaded.ready}/{len(seen.pods)}"},
+        display={
+            "traffic": f"{weight / 100:g}%",
+            "pods": f"{loaded.ready}/{len(seen.pods)}",
+            **_shown(metrics),
+        },
         conditions=_conditions(one, seen, baseline, loaded, phase, message),
         observed_generation=one.metadata.generation,
     )
 
 
+def _metrics(old: Metrics | None, live: LiveMetrics | None) -> Metrics | None:
+    """The live figures; those that were written stay until one of them has moved by a quarter, as
+    a write for every breath would cost the API server more than it tells.
+    """
+    if live is None:
+        return old
+    new = Metrics(
+        requests_per_second=_rounded(live.requests_per_second) or 0.0,
+        error_rate=_rounded(live.error_rate),
+        p50=_rounded(live.p50),
+        p95=_rounded(live.p95),
+        p99=_rounded(live.p99),
+    )
+    if old is None:
+        return new
+    pairs = zip(msgspec.structs.astuple(old), msgspec.structs.astuple(new), strict=True)
+    return new if any(_moved(a, b) for a, b in pairs) else old
+
+
+def _moved(old: float | None, new: float | None) -> bool:
+    if old is None or new is None:
+        return old is not new
+    return abs(new - old) > 0.25 * max(old, new)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.2g}")
+
+
+def _shown(metrics: Metrics | None) -> dict[str, str]:
+    if metrics is None:
+        return {}
+    shown = {"requests": f"{metrics.requests_per_second:g}/s"}
+    if metrics.error_rate is not None:
+        shown["errors"] = f"{metrics.error_rate:.2%}"
+    if metrics.p95 is not None:
+        shown["p95"] = duration(metrics.p95)
+    return shown
+
+
+def _undeclared(seen: Observation) -> list[int]:
+    found = {version for pod in seen.asked if pod.ack for version in pod.ack.undeclared}
+    return sorted(found - set(seen.by_version))
+
+
 def _phase(
-    one: ModelVersion, seen: Observation, loaded: Loaded, lifecycle: str, weight: int
+    one: ModelVersion,
+    seen: Observation,
+    loaded: Loaded,
+    lifecycle: str,
+    weight: int,
+    left_by: CanaryRollout | None,
 ) -> tuple[str, str]:
     version, model = one.spec.version, one.spec.model
-    if lifecycle == "Inactive":
+    if lifecycle == "Inactive" or left_by is not None:
         if any(loaded.states.values()):
             return "Loading", f"Unloading version {version}"
-        return "Unloaded", f"Version {version} is Inactive: unloaded; set lifecycle to load it"
+        why = "is Inactive: unloaded; set lifecycle to load it"
+        if left_by is not None:
+            delay = left_by.spec.unload_delay
+            why = f"is unloaded, {delay} after {left_by.metadata.name}; a rollout loads it again"
+        return "Unloaded", f"Version {version} {why}"
     if seen.table is None and baseline_missing(seen):
         return "Pending", (
             f"No version of {model} has the traffic yet: set lifecycle Active and trafficPercent "
@@ -117,7 +189,7 @@ def _serving(lifecycle: str, weight: int) -> str:
         case "Testing":
             return "Loaded; reachable by its number only"
         case "Deprecated":
-            return "Deprecated: serves what it has and takes no new rollout; move off it"
+            return DEPRECATED
         case _:
             return "Serving"
 

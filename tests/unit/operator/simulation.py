@@ -8,8 +8,9 @@ before any one write.
 
 import asyncio
 import bisect
+import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -18,7 +19,13 @@ import numpy as np
 from tidegate_contract import names
 from tidegate_contract import table as contract
 from tidegate_contract.acknowledgement import Acknowledgement, PodReport, Tensor, VersionState
-from tidegate_contract.table import ErrorCheck, RoutingTable
+from tidegate_contract.table import (
+    Check,
+    DisagreementCheck,
+    ErrorCheck,
+    RoutingTable,
+    SlowCheck,
+)
 from tidegate_operator.adapters.cluster import (
     CONFIG_MAP,
     POD,
@@ -29,16 +36,18 @@ from tidegate_operator.adapters.cluster import (
     Raw,
     merge_patch,
 )
-from tidegate_operator.adapters.metrics import Readings
+from tidegate_operator.adapters.metrics import Rates, Readings
 from tidegate_operator.api.meta import Metadata
 from tidegate_operator.api.quantity import timestamp
 from tidegate_operator.cache import Cache
 from tidegate_operator.evidence.counters import Series
+from tidegate_operator.evidence.queries import Answer, NoValue
+from tidegate_operator.readings import Evidence
 from tidegate_operator.reconciler import Reconciler
-from tidegate_operator.rollout.observation import Unreadable
+from tidegate_operator.rollout.observation import Before, Unreadable
 
 Behaviour = Callable[[int, float], tuple[float, float]]
-"""(version, time) to (share of errors, share slower than every bound)."""
+"""(version, time) to (share of errors, share of slow requests)."""
 
 _loop = asyncio.new_event_loop()
 
@@ -79,10 +88,12 @@ class SimulatedPod:
     ready: bool = True
     silent: bool = False
     scraped: bool = True
+    restarts: float = 0.0
+    direct_at: dict[int, float] = field(default_factory=dict)
     table: RoutingTable | None = None
     table_uid: str | None = None
     loading: dict[int, float] = field(default_factory=dict)
-    counters: dict[tuple[str, str, str], float] = field(default_factory=dict)
+    counters: dict[tuple[str, str, str, str], float] = field(default_factory=dict)
     carry: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
 
@@ -93,6 +104,10 @@ class Simulation:
     scrape_interval: float = 5.0
     behaviour: Behaviour = healthy
     now: float = 1_000_000.0
+    slow_takes: float = math.inf
+    disagreeing: tuple[float, float] = (0.0, 0.0)
+    distorted: Callable[[Series], Series | None] | None = None
+    scraped: bool = True
     prometheus_up: bool = True
     api_up: bool = True
     seed: int = 1
@@ -102,10 +117,14 @@ class Simulation:
     kill_at_write: int | None = None
     down_for: float = 0.0
     before_write: Callable[[str], None] = lambda _what: None
+    before: Before | None = field(default_factory=Before)
+    rates: Rates = field(default_factory=Rates)
+    answers: dict[str, Callable[[float], Answer]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.objects: dict[tuple[str, str], Raw] = {}
         self.events: list[Told] = []
+        self.secrets: set[str] = set()
         self.tables: list[RoutingTable] = []
         self.writes: list[str] = []
         self.asked: list[float] = []
@@ -114,7 +133,7 @@ class Simulation:
         self.up_at = self.now
         self._revision = self._addresses = 0
         self._random = np.random.default_rng(self.seed)
-        self._samples: dict[tuple[str, str, str, str], list[tuple[float, float]]] = {}
+        self._samples: dict[tuple[str, str, str, str, str], list[tuple[float, float]]] = {}
         self.by_name: dict[str, SimulatedPod] = {}
         for number in range(self.pods):
             self.add_pod(f"triton-{number}")
@@ -137,6 +156,23 @@ class Simulation:
         spec = {"analysis": analysis, "stepDuration": "1m", **spec}
         self.apply("CanaryRollout", name, model="digits", canaryVersion=canary, **spec)
 
+    def say(self, word: str, value: str, name: str = "rollout") -> None:
+        """Annotate a rollout: ``promote``, ``abort`` or ``retry``."""
+        raw = self.objects["CanaryRollout", name]
+        said = {**raw["metadata"].get("annotations", {}), f"{names.GROUP}/{word}": value}
+        self.store("CanaryRollout", {**raw, "metadata": {**raw["metadata"], "annotations": said}})
+
+    def said(self, name: str = "rollout") -> dict[str, str]:
+        """The annotations that still stand."""
+        meta = self.objects["CanaryRollout", name]["metadata"]
+        annotations: dict[str, str] = meta.get("annotations", {})
+        return annotations
+
+    def edit(self, name: str = "rollout", **fields: Any) -> None:
+        """Change some fields of a rollout's spec."""
+        spec = self.objects["CanaryRollout", name]["spec"]
+        self.apply("CanaryRollout", name, **{**spec, **fields})
+
     def delete(self, kind: str, name: str) -> None:
         raw = self.objects.pop((kind, name))
         self._revision += 1
@@ -146,7 +182,7 @@ class Simulation:
     def add_pod(self, name: str) -> SimulatedPod:
         uid = f"uid-{name}-{self._revision}"
         self._addresses += 1
-        pod = SimulatedPod(name, uid, f"10.0.0.{self._addresses}")
+        pod = SimulatedPod(name, uid, f"10.0.0.{self._addresses}", scraped=self.scraped)
         self.by_name[name] = pod
         self.set_ready(name, ready=True)
         return pod
@@ -234,7 +270,8 @@ class Simulation:
         operator = Reconciler(
             cache=Cache(),
             cluster=_ApiServer(self),
-            metrics=_Prometheus(self),
+            evidence=Evidence(metrics=_Prometheus(self), now=lambda: self.now),
+            queries=_Queries(self),
             pods=_Sidecars(self),
             scrape_interval=self.scrape_interval,
             now=lambda: self.now,
@@ -264,10 +301,14 @@ class Simulation:
 
     def samples(self, span: float) -> tuple[Series, ...]:
         found = []
-        for (pod, arm, check, counts), samples in self._samples.items():
+        for (pod, arm, check, counts, cell), samples in self._samples.items():
             first = bisect.bisect_right(samples, (self.now - span, float("inf")))
             if samples[first:]:
-                found.append(Series(pod, arm, check, counts, tuple(samples[first:])))  # type: ignore[arg-type]
+                times, values = zip(*samples[first:], strict=True)
+                one = Series(pod, arm, check, counts, times, values, cell)  # type: ignore[arg-type]
+                shown = self.distorted(one) if self.distorted else one
+                if shown is not None and shown.times:
+                    found.append(shown)
         return tuple(found)
 
     def report(self, address: str) -> PodReport | None:
@@ -295,6 +336,7 @@ class Simulation:
             table_uid=pod.table_uid,
             revision=pod.table.revision if pod.table else 0,
             versions={version: self._state(version, at) for version, at in pod.loading.items()},
+            direct_at=dict(pod.direct_at),
         )
 
     def _state(self, version: int, ready_at: float) -> VersionState:
@@ -331,19 +373,64 @@ class Simulation:
             if pod.table is None or not pod.ready:
                 continue
             for check in pod.table.checks:
-                for name in ("stable", "canary"):
+                for name in _arms(check):
                     for counts in ("requests", "bad"):
-                        pod.counters.setdefault((name, check.id, counts), 0.0)
+                        pod.counters.setdefault((name, check.id, counts, ""), 0.0)
+            pod.counters["", "", "restarts", ""] = pod.restarts
+            stable = 0
             for arm in pod.table.split:
-                pod.carry[arm.name] += self.rate / len(self.by_name) * arm.weight / 10_000
-                requests = int(pod.carry[arm.name])
-                pod.carry[arm.name] -= requests
-                errors, slow = self.behaviour(arm.version, self.now)
+                requests = self._arrived(pod, arm.name, self.rate * arm.weight / 10_000)
+                stable += requests if arm.name == names.ARM_STABLE else 0
                 for check in pod.table.checks:
-                    share = errors if isinstance(check, ErrorCheck) else slow
-                    bad = int(self._random.binomial(requests, share)) if share else 0
-                    pod.counters[arm.name, check.id, "requests"] += requests
-                    pod.counters[arm.name, check.id, "bad"] += bad
+                    if not isinstance(check, DisagreementCheck):
+                        self._count(pod, check, arm.name, requests, self._share(check, arm))
+            if pod.table.mirror is not None:
+                self._mirror(
+                    pod, pod.table.mirror.version, stable * pod.table.mirror.weight / 10_000
+                )
+
+    def _arrived(self, pod: SimulatedPod, arm: str, rate: float) -> int:
+        """Whole requests of this second at one pod; ``rate``: at all of them."""
+        pod.carry[arm] += rate / len(self.by_name)
+        requests = int(pod.carry[arm])
+        pod.carry[arm] -= requests
+        return requests
+
+    def _share(self, check: Check, arm: contract.Arm) -> float:
+        errors, slow = self.behaviour(arm.version, self.now)
+        if isinstance(check, SlowCheck):
+            return slow if self.slow_takes > check.bounds.get(arm.name, math.inf) else 0.0
+        return errors
+
+    def _mirror(self, pod: SimulatedPod, version: int, pairs_here: float) -> None:
+        """Pairs, a tenth of them with stable itself, too."""
+        assert pod.table is not None
+        pairs = self._arrived(pod, names.ARM_SHADOW, pairs_here * len(self.by_name))
+        again = self._arrived(pod, "again", pairs_here * len(self.by_name) / 10)
+        errors, _ = self.behaviour(version, self.now)
+        differs, itself = self.disagreeing
+        for check in pod.table.checks:
+            compared = isinstance(check, DisagreementCheck)
+            self._count(pod, check, names.ARM_SHADOW, pairs, differs if compared else errors)
+            if compared:
+                self._count(pod, check, names.ARM_STABLE, again, itself)
+
+    def _count(
+        self, pod: SimulatedPod, check: Check, arm: str, requests: int, share: float
+    ) -> None:
+        if arm in _arms(check):
+            for cell, part in self._cells(pod, requests):
+                bad = int(self._random.binomial(part, share)) if share else 0
+                for counts, amount in (("requests", part), ("bad", bad)):
+                    key = arm, check.id, counts, cell
+                    pod.counters[key] = pod.counters.get(key, 0.0) + amount
+
+    def _cells(self, pod: SimulatedPod, requests: int) -> list[tuple[str, int]]:
+        """By bucket of users where they are assigned."""
+        if pod.table is None or pod.table.assignment is None:
+            return [("", requests)]
+        parts = self._random.multinomial(requests, [1 / names.BUCKETS] * names.BUCKETS)
+        return [(str(bucket), int(part)) for bucket, part in enumerate(parts)]
 
     def _scrape(self) -> None:
         for pod in self.by_name.values():
@@ -353,15 +440,26 @@ class Simulation:
                 self._samples.setdefault((pod.name, *key), []).append((self.now, value))
 
 
+def _arms(check: Check) -> list[str]:
+    match check:
+        case ErrorCheck(arms=arms):
+            return arms
+        case SlowCheck(bounds=bounds):
+            return list(bounds)
+        case DisagreementCheck(baseline=baseline):
+            return [names.ARM_SHADOW, names.ARM_STABLE] if baseline else [names.ARM_SHADOW]
+
+
 @dataclass
 class _ApiServer:
     world: Simulation
 
-    async def list(self, kind: str) -> Listed:
+    async def pages(self, kind: str) -> AsyncIterator[Listed]:
         if not self.world.api_up:
             raise ClusterError("connection refused")
         items = [raw for (k, _), raw in self.world.objects.items() if k == kind]
-        return Listed(items, self.world._revision)
+        yield Listed(items[:1], self.world._revision)
+        yield Listed(items[1:], self.world._revision)
 
     async def write_status(self, kind: str, meta: Metadata, before: Raw, after: Raw) -> Raw:
         self.world.count_write(f"status {kind} {meta.name} {after.get('phase')}")
@@ -395,6 +493,19 @@ class _ApiServer:
         self.world.count_write("delete table")
         self.world.delete(CONFIG_MAP, name)
 
+    async def remove_annotation(
+        self, kind: str, meta: Metadata, key: str, value: str
+    ) -> Raw | None:
+        self.world.count_write(f"annotation {kind} {meta.name} {key}")
+        raw = self.world.objects.get((kind, meta.name))
+        if raw is None or raw["metadata"].get("annotations", {}).get(key) != value:
+            return None
+        kept = {k: v for k, v in raw["metadata"]["annotations"].items() if k != key}
+        return self.world.store(kind, {**raw, "metadata": {**raw["metadata"], "annotations": kept}})
+
+    async def ensure_secret(self, namespace: str, name: str, model: str) -> None:
+        self.world.secrets.add(name)
+
     async def post_event(self, involved: Raw, type_: str, reason: str, message: str) -> None:
         told = Told(involved["kind"], involved["name"], type_, reason, message)
         self.world.events.append(told)
@@ -412,11 +523,30 @@ class _ApiServer:
 class _Prometheus:
     world: Simulation
 
-    async def read(self, span: float) -> Readings | Unreadable:
+    async def samples(self, span: float) -> Readings | Unreadable:
         self.world.asked.append(self.world.now)
         if not self.world.prometheus_up:
             return Unreadable("connection refused")
         return Readings(self.world.now, {("default", "digits"): self.world.samples(span)})
+
+    async def rates(self) -> Rates | Unreadable:
+        return self.world.rates if self.world.prometheus_up else Unreadable("connection refused")
+
+    async def before(
+        self, models: Sequence[tuple[str, str]], rates: Rates
+    ) -> Mapping[tuple[str, str], Before] | Unreadable:
+        if not self.world.prometheus_up:
+            return Unreadable("connection refused")
+        return dict.fromkeys(models, self.world.before) if self.world.before else {}
+
+
+@dataclass
+class _Queries:
+    world: Simulation
+
+    async def ask(self, namespace: str, query: str) -> Answer:
+        answer = self.world.answers.get(query)
+        return answer(self.world.now) if answer else NoValue(self.world.now, "no series")
 
 
 @dataclass

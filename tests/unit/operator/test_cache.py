@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidegate_operator.adapters.cluster import CONFIG_MAP, POD, Raw
-from tidegate_operator.cache import Cache
+from tidegate_operator.cache import Cache, identity
 
 KIND = "ModelVersion"
 KEY = ("default", "digits")
@@ -26,6 +26,12 @@ def version(revision: int, number: int = 1, uid: str = "u", **spec: Any) -> Raw:
 
 def shown(cache: Cache) -> dict[int, str]:
     return {one.spec.version: one.metadata.resource_version for one in cache.versions(KEY)}
+
+
+def replace(cache: Cache, kind: str, listed: list[Raw], revision: int) -> None:
+    for raw in listed:
+        cache.put(kind, raw)
+    cache.retain(kind, {identity(raw) for raw in listed}, revision)
 
 
 def test_an_older_object_loses() -> None:
@@ -63,7 +69,7 @@ def test_a_list_notices_what_no_watch_told() -> None:
     cache = Cache()
     cache.put(KIND, version(5, 1))
     cache.put(KIND, version(6, 2))
-    cache.replace(KIND, [version(6, 2)], 7)
+    replace(cache, KIND, [version(6, 2)], 7)
     assert shown(cache) == {2: "6"}
 
 
@@ -72,7 +78,7 @@ def test_a_list_does_not_undo_what_watches_told_since() -> None:
     cache.put(KIND, version(5, 1))
     cache.put(KIND, version(8, 2))
     cache.remove(KIND, version(9, 1))
-    cache.replace(KIND, [version(5, 1)], 7)
+    replace(cache, KIND, [version(5, 1)], 7)
     assert shown(cache) == {2: "8"}
 
 
@@ -86,12 +92,12 @@ def test_any_order_of_arrival_ends_the_same(
     cache = Cache()
     for index, (what, number, revision) in enumerate([*events, ("end", 0, 0)]):
         if index == when:
-            cache.replace(KIND, _world(listed_at), listed_at)
+            replace(cache, KIND, _world(listed_at), listed_at)
         if what == "put":
             cache.put(KIND, version(revision, number, uid=f"{number}-{revision > 4}"))
         elif what == "delete":
             cache.remove(KIND, version(revision, number, uid="1-False"))
-    cache.replace(KIND, _world(5), 5)
+    replace(cache, KIND, _world(5), 5)
     assert shown(cache) == {1: "5", 2: "2"}
 
 
@@ -111,12 +117,14 @@ def test_what_does_not_fit_is_left_out_with_its_reason_until_it_is_mended_or_gon
     cache = Cache()
     cache.put(KIND, version(1, lifecycle="Asleep"))
     assert cache.versions(KEY) == ()
-    assert "lifecycle" in cache.invalid[KIND, "default", "digits-1"]
+    (misfit,) = cache.unfit(KEY)
+    assert (misfit.kind, misfit.metadata["name"]) == (KIND, "digits-1")
+    assert "lifecycle" in misfit.problem
     cache.put(KIND, version(2))
-    assert not cache.invalid
+    assert not cache.unfit(KEY)
     cache.put(KIND, version(3, lifecycle="Asleep"))
     cache.remove(KIND, version(4))
-    assert not cache.invalid
+    assert not cache.unfit(KEY)
 
 
 def table(revision: int, data: dict[str, str]) -> Raw:
@@ -180,3 +188,46 @@ def test_where_selectors_differ_the_traffics_counts() -> None:
     cache.put(POD, pod("new", {"app": "new"}))
     cache.put(POD, pod("old", {"app": "old"}))
     assert len(cache.pods(KEY)) == 1
+
+
+def changed(raw: Raw, revision: int, **status: Any) -> Raw:
+    meta = {**raw["metadata"], "resourceVersion": str(revision)}
+    return {**raw, "metadata": meta, "status": {**raw["status"], **status}}
+
+
+def test_a_pod_concerns_the_models_that_select_it_and_only_when_it_changed() -> None:
+    cache = Cache()
+    cache.put(KIND, version(1))
+    cache.put(KIND, version(2, 2, model="other", podSelector={"matchLabels": {"app": "a"}}))
+    cache.put(KIND, version(3, 3, model="zone", podSelector={"matchExpressions": [IN_ZONE]}))
+    one = pod("one", {"app": "a", "tidegate.dev/model": "digits", "zone": "x"})
+    assert cache.put(POD, one) == {KEY, ("default", "other"), ("default", "zone")}
+    assert cache.put(POD, changed(one, 2)) == set()
+    assert cache.put(POD, changed(one, 3, podIP="10.0.0.2")) == cache.sharing(cache.pods(KEY))
+    moved = changed(pod("one", {"app": "b"}), 4)
+    assert KEY in cache.put(POD, moved), "a model that it does not serve any more"
+    assert cache.sharing(cache.pods(("default", "other"))) == set()
+    assert cache.remove(POD, moved) == set()
+
+
+IN_ZONE = {"key": "zone", "operator": "Exists"}
+
+
+def test_a_policy_concerns_the_models_that_it_names_and_named() -> None:
+    cache = Cache()
+    policy = {"metadata": version(1)["metadata"], "spec": {"models": ["a", "b"]}}
+    assert cache.put("BatchPolicy", policy) == {("default", "a"), ("default", "b")}
+    edited = {"metadata": version(2)["metadata"], "spec": {"models": ["b", "c"]}}
+    assert cache.put("BatchPolicy", edited) == {("default", m) for m in "abc"}
+    assert cache.policies(("default", "a")) == ()
+    assert [one.spec.models for one in cache.policies(("default", "c"))] == [["b", "c"]]
+
+
+def test_what_is_gone_leaves_nothing_behind() -> None:
+    cache = Cache()
+    cache.put(KIND, version(1))
+    cache.put(POD, pod("one", {"tidegate.dev/model": "digits"}))
+    cache.put(CONFIG_MAP, table(1, {}))
+    for kind in (KIND, POD, CONFIG_MAP):
+        replace(cache, kind, [], 9)
+    assert (cache.models(), cache.pods(KEY), cache.table(KEY)) == (set(), (), None)

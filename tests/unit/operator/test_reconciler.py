@@ -1,9 +1,14 @@
 """The loop: order of writes, conflicts, foreign writes, rest, many models, many operators."""
 
-import pytest
-from simulation import Simulation, failing, two_versions
+import asyncio
 
+import pytest
+from simulation import Simulation, _loop, failing, two_versions
+
+from tidegate_contract.acknowledgement import PodReport
 from tidegate_operator.adapters.cluster import CONFIG_MAP, ConflictError
+from tidegate_operator.adapters.metrics import Rates
+from tidegate_operator.rollout.observation import LiveMetrics
 
 TABLE = (CONFIG_MAP, "tidegate-routing-digits")
 
@@ -25,7 +30,7 @@ def test_at_rest_nothing_is_written(end: str | None) -> None:
     if end:
         world.rollout(initialPercent=50, stepPercent=50)
         world.run_to(end)
-    world.run(100)
+    world.run(700)  # what is idle is unloaded by then
     writes, told = len(world.writes), len(world.events)
     world.run(4000)
     world.kill()
@@ -96,7 +101,7 @@ def test_the_progress_of_a_second_operator_is_not_overwritten() -> None:
     world.run(300, lambda w: w.weight == 75)
     world.operators[:] = [first, second]
     for operator in world.operators:
-        assert operator.cache.raw("CanaryRollout", "default", "rollout") is not None
+        assert operator.cache.rollouts(("default", "digits"))
         operator.observe("CanaryRollout", world.objects["CanaryRollout", "rollout"], deleted=False)
         operator.observe(CONFIG_MAP, world.objects[TABLE], deleted=False)
     world.run_to("Succeeded")
@@ -117,7 +122,7 @@ def test_two_operators_do_no_harm(bad: bool) -> None:
         # no step is cut short, and neither keeps the other from counting
         assert 60 <= world.attended[50] <= 120
         assert 60 <= world.attended[75] <= 120
-    world.run(60)
+    world.run(700)
     writes = len(world.writes)
     world.run(1000)
     assert len(world.writes) == writes
@@ -132,7 +137,7 @@ def test_a_table_that_lost_its_label_is_found_again(relisted: bool) -> None:
     world._revision += 1
     if relisted:
         for operator in world.operators:
-            operator.cache.replace(CONFIG_MAP, [], world._revision)
+            operator.cache.retain(CONFIG_MAP, set(), world._revision)
     world.run_to("Succeeded")
     assert world.table.revision > 1
 
@@ -176,7 +181,7 @@ def test_a_status_that_is_not_understood_returns_to_the_baseline() -> None:
     """As an operator would see it that is older than the one which wrote it."""
     world = running()
     raw = world.objects["CanaryRollout", "rollout"]
-    world.store("CanaryRollout", raw, {**raw["status"], "phase": "WaitingPromotion"})
+    world.store("CanaryRollout", raw, {**raw["status"], "phase": "Dancing"})
     world.run(5)
     assert world.weight == 0
     assert "InvalidSpec" in world.reasons()
@@ -187,9 +192,9 @@ def test_a_status_that_is_not_understood_returns_to_the_baseline() -> None:
 def test_fields_of_a_newer_operator_do_not_keep_this_one_writing() -> None:
     world = running()
     raw = world.objects["CanaryRollout", "rollout"]
-    world.store("CanaryRollout", raw, {**raw["status"], "lastVerb": "promote"})
+    world.store("CanaryRollout", raw, {**raw["status"], "mood": "good"})
     world.run_to("Succeeded")
-    world.run(60)
+    world.run(700)
     writes = len(world.writes)
     world.run(600)
     assert len(world.writes) == writes
@@ -206,3 +211,102 @@ def test_a_status_wiped_by_a_restore_starts_anew() -> None:
         100,
         100,
     ]
+
+
+def other_model(world: Simulation) -> None:
+    """A second model in the same pods; they do not know it yet."""
+    selector = {"matchLabels": {"tidegate.dev/model": "digits"}}
+    shares = {1: {"lifecycle": "Active", "trafficPercent": 100}, 2: {}}
+    for version, spec in shares.items():
+        named = {"model": "other", "version": version, "podSelector": selector, **spec}
+        world.apply("ModelVersion", f"other-{version}", **named)
+
+
+@pytest.mark.parametrize("first", ["digits", "other"])
+def test_models_that_share_pods_take_turns(first: str) -> None:
+    world = two_versions()
+    other_model(world)
+    world.run(3)
+    names = {"digits": "rollout", "other": "next"}
+    for model in sorted(names, key=lambda one: one != first):
+        spec = {"analysis": {"interval": "10s"}, "canaryVersion": 2}
+        world.apply("CanaryRollout", names[model], model=model, **spec)
+    for _ in range(5):
+        world.run(1)
+        begun = [n for n in names.values() if world.status(n)["phase"] not in {"", "Waiting"}]
+        assert len(begun) == 1, "not even in the same round do both start"
+    (started,) = begun
+    (waiting,) = set(names.values()) - {started}
+    assert started in world.status(waiting)["message"]
+    world.delete("CanaryRollout", started)
+    world.run(2)
+    assert world.status(waiting)["phase"] == "Gating"
+
+
+def test_a_pod_that_never_answers_delays_its_own_model_only() -> None:
+    world = two_versions()
+    operator = world.operators[0]
+    answering = operator.pods
+    released = asyncio.Event()
+
+    class Hanging:
+        async def ask(self, address: str) -> PodReport | None:
+            if address == "10.9.9.9":
+                await released.wait()
+            return await answering.ask(address)
+
+    operator.pods = Hanging()
+    spec = {"model": "other", "version": 1, "lifecycle": "Active", "trafficPercent": 100}
+    world.apply("ModelVersion", "other-1", **spec)
+    labels = {"tidegate.dev/model": "other"}
+    ready = [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]
+    meta = {**world._new("hung"), "labels": labels}
+    status = {"phase": "Running", "podIP": "10.9.9.9", "conditions": ready}
+    world.store("Pod", {"metadata": meta}, status)
+    world.version(3)
+
+    async def both() -> None:
+        looks = list(operator._begin())
+        done, hanging = await asyncio.wait(looks, return_when=asyncio.FIRST_COMPLETED)
+        assert done
+        assert world.status("digits-3", "ModelVersion")["phase"]
+        assert len(hanging) == 1
+        released.set()
+        await asyncio.gather(*hanging)
+
+    _loop.run_until_complete(both())
+    assert world.status("other-1", "ModelVersion")["phase"]
+
+
+def test_a_version_that_never_loads_is_not_asked_for_all_the_time() -> None:
+    world = two_versions(load_error={3: "no such file"})
+    operator = world.operators[0]
+    asked: list[float] = []
+    answering = operator.pods
+
+    class Counted:
+        async def ask(self, address: str) -> PodReport | None:
+            asked.append(world.now)
+            return await answering.ask(address)
+
+    operator.pods = Counted()
+    world.version(3)
+    world.run(30)
+    soon = len(asked)
+    world.run(600)
+    assert soon >= 20
+    assert len(asked) - soon <= 2 * (600 / 5 + 5)
+    world.load_error.clear()
+    world.run(10, lambda w: w.status("digits-3", "ModelVersion")["phase"] == "Ready")
+    assert world.status("digits-3", "ModelVersion")["phase"] == "Ready"
+
+
+def test_metrics_of_versions_are_written_once_a_minute_at_most() -> None:
+    world = two_versions()
+    world.run(100)
+    writes = len(world.writes)
+    for second in range(600):
+        moved = LiveMetrics(requests_per_second=float(second))
+        world.rates = Rates({("default", "digits"): {1: moved}})
+        world.run(1)
+    assert 5 <= len(world.writes) - writes <= 10

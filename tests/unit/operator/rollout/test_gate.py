@@ -79,7 +79,7 @@ def test_a_version_that_does_not_load() -> None:
     assert world.reasons("digits-3") == ["VersionLoadFailed"]
     status = world.run_to("Failed", within=60)
     assert status["reason"] == "GatingDeadlineExceeded"
-    assert "Not ready within 1m; no traffic was moved. Pod triton-0" in status["message"]
+    assert "Not ready within 1m, no traffic was moved: Pod triton-0" in status["message"]
     assert world.reasons().count("VersionLoadFailed") == 2
     conditions = {one["type"]: one["status"] for one in status["conditions"]}
     assert (conditions["Stalled"], conditions["Promoted"]) == ("True", "False")

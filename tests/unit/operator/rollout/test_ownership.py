@@ -1,6 +1,15 @@
 """Several objects that want one model: one has it, the others say whom they wait for."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
 from simulation import Simulation, failing, two_versions
+
+from tidegate_contract.table import Owner
+from tidegate_operator import reconciler
+from tidegate_operator.rollout.model import AnyState, Plan, decide
+from tidegate_operator.rollout.observation import Observation
 
 
 def three_versions(**settings: object) -> Simulation:
@@ -113,3 +122,60 @@ def test_stable_must_have_everything() -> None:
     world.run_to("Succeeded", name="first")
     world.run_to("Succeeded")
     assert world.status()["stableVersion"] == 3
+
+
+def test_a_newer_one_takes_over_as_soon_as_the_older_is_aborted() -> None:
+    world = three_versions()
+    world.rollout("older", canary=2)
+    world.run_to("Progressing", name="older")
+    world.rollout("newer", canary=3, stepDuration="10s")
+    world.run(30)
+    assert world.status("newer")["phase"] == "Waiting"
+    world.say("abort", "superseded", name="older")
+    world.run_to("RolledBack", name="older", within=10)
+    world.run_to("Progressing", name="newer", within=15)
+    world.run_to("Succeeded", name="newer")
+    assert world.status("older")["reason"] == "Aborted"
+
+
+@pytest.mark.parametrize("how", ["deleted", "finished"])
+def test_ownership_passes_on_within_a_tick(how: str) -> None:
+    world = three_versions()
+    world.rollout("first", canary=2, initialPercent=50, stepPercent=50)
+    world.run_to("Progressing", name="first")
+    world.rollout("second", canary=3)
+    world.run(3)
+    if how == "deleted":
+        world.delete("CanaryRollout", "first")
+    else:
+        world.run_to("Succeeded", name="first")
+    world.run_to("Gating", "Progressing", name="second", within=5)
+
+
+@pytest.fixture
+def busy(monkeypatch: pytest.MonkeyPatch) -> list[Owner]:
+    """Who moves another model's traffic in the same pods, while there is one."""
+    others: list[Owner] = []
+
+    def decided(seen: Observation, remembered: Mapping[str, AnyState]) -> Plan:
+        return decide(replace(seen, busy=others[0] if others else None), remembered)
+
+    monkeypatch.setattr(reconciler, "decide", decided)
+    return others
+
+
+def test_rollouts_of_models_that_share_pods_take_turns(busy: list[Owner]) -> None:
+    world = two_versions()
+    busy.append(Owner(kind="CanaryRollout", name="faces-2", uid="u"))
+    world.rollout()
+    world.run(30)
+    assert world.status()["phase"] == "Waiting"
+    assert world.status()["message"] == (
+        "CanaryRollout faces-2 moves another model's traffic in the same pods; starts when it is "
+        "finished or deleted"
+    )
+    assert world.reasons() == ["WaitingForOwner"]
+    busy.clear()
+    world.run_to("Progressing", within=40)
+    busy.append(Owner(kind="CanaryRollout", name="faces-2", uid="u"))
+    world.run_to("Succeeded")

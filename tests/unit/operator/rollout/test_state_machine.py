@@ -1,7 +1,9 @@
 """Random faults and edits at random times: what must hold of every rollout, whatever happens."""
 
+from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -9,14 +11,62 @@ from simulation import Simulation, failing, healthy, two_versions
 
 from tidegate_operator.adapters.cluster import CONFIG_MAP
 from tidegate_operator.api.canaryrollout import FINISHED
+from tidegate_operator.evidence.counters import Series
+from tidegate_operator.evidence.queries import Answer, NoValue, Value
 
 TABLE = (CONFIG_MAP, "tidegate-routing-digits")
-PLAN: dict[str, Any] = {
-    "initialPercent": 20,
-    "stepPercent": 40,
-    "stepDuration": "20s",
-    "analysis": {"interval": "5s", "warmup": "0s", "minRequests": 20, "ackTimeout": "10s"},
-}
+ERRORS = {"name": "errors", "errorRate": {"success": 0.01, "rollback": 0.05}}
+LATENCY = {"name": "latency", "latency": {"quantile": 0.95, "success": "1s", "rollback": "2s"}}
+REVENUE = {"name": "revenue", "prometheus": {"query": "revenue", "success": {"min": 1}}}
+METRICS = ([ERRORS], [ERRORS, LATENCY], [{**ERRORS, "errorRate": {"rollback": 0.1}}], [REVENUE])
+
+
+def analysis(metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    common = {"interval": "5s", "warmup": "0s", "minRequests": 20, "ackTimeout": "10s"}
+    return {**common, "metrics": metrics}
+
+
+def plan(gates: set[int]) -> list[dict[str, Any]]:
+    return [
+        {"percent": percent}
+        | ({"duration": "20s"} if percent < 100 else {})
+        | ({"gate": "Manual"} if percent in gates else {})
+        for percent in (20, 60, 100)
+    ]
+
+
+Fault = Callable[[Series], Series | None]
+"""What a bad Prometheus makes of a series; None: it is not there."""
+
+
+def empty(_one: Series) -> None:
+    return None
+
+
+def stale(one: Series) -> Series:
+    """The last half minute is missing."""
+    kept = [
+        pair for pair in zip(one.times, one.values, strict=True) if pair[0] < one.times[-1] - 30
+    ]
+    return msgspec.structs.replace(
+        one, times=tuple(t for t, _ in kept), values=tuple(v for _, v in kept)
+    )
+
+
+def restarted(one: Series) -> Series:
+    """Every counter begins at nothing again with the last sample."""
+    return msgspec.structs.replace(one, values=(*one.values[:-1], 0.0))
+
+
+def without_the_canary(one: Series) -> Series | None:
+    return None if one.arm == "canary" else one
+
+
+def without_the_bad(one: Series) -> Series | None:
+    return None if one.counts == "bad" else one
+
+
+FAULTS: tuple[Fault, ...] = (empty, stale, restarted, without_the_canary, without_the_bad)
 
 
 class Rollout(RuleBasedStateMachine):
@@ -24,21 +74,23 @@ class Rollout(RuleBasedStateMachine):
 
     world: Simulation
 
-    @initialize(pods=st.integers(1, 3))
-    def begin(self, pods: int) -> None:
+    @initialize(pods=st.integers(1, 3), gates=st.sets(st.sampled_from([20, 60, 100]), max_size=2))
+    def begin(self, pods: int, gates: set[int]) -> None:
         self.world = two_versions(pods=pods)
+        self.world.answers["revenue"] = lambda now: Value(now, 2.0)
         self.plan = [20, 60, 100]
         self.finished: dict[str, Any] | None = None
         self.latched = self.lost = False
-        self.world.rollout(**PLAN)
+        self.world.rollout(steps=plan(gates), analysis=analysis([ERRORS]))
 
     @rule(seconds=st.integers(1, 30))
     def time_passes(self, seconds: int) -> None:
+        still = {"Holding", "WaitingPromotion"}
         for _ in range(seconds):
-            held = self.status.get("phase") == "Holding"
+            held = self.status.get("phase") in still and not self.world.said()
             before = self.world.weight
             self.world.tick()
-            if held and self.status.get("phase") == "Holding":
+            if held and self.status.get("phase") in still:
                 assert self.world.weight <= before, "no weight rises in a hold"
 
     @rule(share=st.sampled_from([0.0, 0.03, 0.3, 1.0]))
@@ -48,6 +100,35 @@ class Rollout(RuleBasedStateMachine):
     @rule(up=st.booleans())
     def prometheus(self, up: bool) -> None:
         self.world.prometheus_up = up
+
+    @rule(fault=st.sampled_from([None, *FAULTS]))
+    def samples_are(self, fault: Fault | None) -> None:
+        self.world.distorted = fault
+
+    @rule(answer=st.sampled_from([Value(0.0, 2.0), Value(0.0, 0.0), NoValue(0.0, "no series")]))
+    def the_query_gives(self, answer: Answer) -> None:
+        self.world.answers["revenue"] = lambda _now: answer
+
+    @rule(suspend=st.booleans())
+    def suspended(self, suspend: bool) -> None:
+        self.world.edit(suspend=suspend)
+
+    @rule(gates=st.sets(st.sampled_from([20, 60, 100]), max_size=2))
+    def gates_are_edited(self, gates: set[int]) -> None:
+        self.world.edit(steps=plan(gates))
+
+    @rule(metrics=st.sampled_from(METRICS))
+    def metrics_are_edited(self, metrics: list[dict[str, Any]]) -> None:
+        self.world.edit(analysis=analysis(metrics))
+
+    @rule(word=st.sampled_from(["step", "step@0", "step@1", "step@2", "nonsense"]))
+    def somebody_says_go_on(self, word: str) -> None:
+        self.world.say("promote", word)
+
+    @precondition(lambda self: self.latched)
+    @rule()
+    def somebody_says_abort_too_late(self) -> None:
+        self.world.say("abort", "late")
 
     @rule(up=st.booleans())
     def api_server(self, up: bool) -> None:
@@ -147,8 +228,10 @@ class Rollout(RuleBasedStateMachine):
             return
         world = self.world
         world.prometheus_up = world.api_up = True
-        world.kill_at_write = None
+        world.distorted = world.kill_at_write = None
         world.behaviour = healthy
+        world.answers["revenue"] = lambda now: Value(now, 2.0)
+        world.edit(suspend=False, steps=plan(set()), analysis=analysis([ERRORS]))
         for pod in world.by_name.values():
             pod.silent, pod.scraped = False, True
             world.set_ready(pod.name, ready=True)
@@ -159,7 +242,8 @@ class Rollout(RuleBasedStateMachine):
         self.finished_is_final()
         self.what_was_written_keeps_the_rules()
         self.history_goes_through_the_plan()
-        world.run(400)
+        world.run(700)  # until what nobody needs was unloaded
+        assert world.said() == {}, "every word was heard"
         writes = len(world.writes)
         world.run(400)
         assert len(world.writes) == writes, "at rest nothing is written"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate_operator.api.canaryrollout import Spec
+from tidegate_operator.api.canaryrollout import Spec, Step
 from tidegate_operator.rollout.steps import replan, resolve
 
 
@@ -29,6 +29,95 @@ def test_worked_plans(fields: dict[str, int], percents: list[int]) -> None:
     plan = resolve(spec(**fields, step_duration="1m"))
     assert [step.percent for step in plan] == percents
     assert [step.duration for step in plan] == ["1m"] * (len(plan) - 1) + [None]
+
+
+def listed(*percents: int, gates: tuple[int, ...] = ()) -> list[Step]:
+    return [
+        Step(
+            percent=percent,
+            duration="1m" if percent < 100 else None,
+            gate="Manual" if percent in gates else None,
+        )
+        for percent in percents
+    ]
+
+
+def told(plan: list[Step]) -> list[str]:
+    """Such as ``100 1m gate``."""
+    return [
+        " ".join([str(one.percent), *filter(None, [one.duration, one.gate and "gate"])])
+        for one in plan
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "plan"),
+    [
+        ({"steps": listed(5, 50, 100)}, ["5 1m", "50 1m", "100"]),
+        ({"steps": listed(5, 50)}, ["5 1m", "50 1m", "100"]),
+        (
+            {"steps": listed(5, 50, 100, gates=(5, 100))},
+            ["5 1m gate", "50 1m", "100 gate"],
+        ),
+        (
+            {"steps": [*listed(5), Step(percent=100, duration="9m")]},
+            ["5 1m", "100"],
+        ),
+        (
+            {"steps": listed(5, 50, 100), "auto_promote": False},
+            ["5 1m", "50 1m", "100 1m", "100 gate"],
+        ),
+        (
+            {"steps": listed(5, 100, gates=(100,)), "auto_promote": False},
+            ["5 1m", "100 1m gate", "100 gate"],
+        ),
+        (
+            {"steps": [*listed(5), Step(percent=100, duration="9m")], "auto_promote": False},
+            ["5 1m", "100 9m", "100 gate"],
+        ),
+        ({"steps": listed(5, 50), "auto_promote": False}, ["5 1m", "50 1m", "100 gate"]),
+        (
+            {"initial_percent": 40, "step_percent": 60, "auto_promote": False},
+            ["40 10m", "100 10m", "100 gate"],
+        ),
+        (
+            {"initial_percent": 10, "step_percent": 30, "max_percent": 60, "auto_promote": False},
+            ["10 10m", "40 10m", "60 10m", "100 gate"],
+        ),
+        ({"max_percent": 0, "mirror_percent": 10}, ["0 10m"]),
+        ({"max_percent": 0, "mirror_percent": 10, "auto_promote": False}, ["0 10m"]),
+    ],
+)
+def test_explicit_steps_gates_and_ends(fields: dict[str, Any], plan: list[str]) -> None:
+    assert told(resolve(spec(**fields))) == plan
+
+
+@pytest.mark.parametrize(
+    ("step", "fields", "plan"),
+    [
+        (-1, {"steps": listed(7, 100)}, ["7 1m", "100"]),
+        (0, {"steps": listed(7, 100)}, ["5 10m", "7 1m", "100"]),
+        (0, {"steps": listed(3, 5, 9, 100)}, ["5 10m", "9 1m", "100"]),
+        (1, {"steps": listed(3, 9)}, ["5 10m", "20 10m", "100"]),
+        (0, {"steps": listed(5, 9), "auto_promote": False}, ["5 10m", "9 1m", "100 gate"]),
+    ],
+)
+def test_an_edit_applies_above_the_live_weight(
+    step: int, fields: dict[str, Any], plan: list[str]
+) -> None:
+    assert told(replan(resolve(spec()), step, spec(**fields))) == plan
+
+
+def test_an_end_that_is_watched_already_is_not_watched_twice() -> None:
+    watched = resolve(spec(steps=listed(5, 100), auto_promote=False))
+    assert told(replan(watched, 1, spec(steps=listed(5, 100)))) == ["5 1m", "100 1m", "100"]
+    again = replan(watched, 1, spec(steps=listed(5, 100), auto_promote=False))
+    assert again == watched
+
+
+def test_a_shadow_has_nothing_behind_its_step() -> None:
+    shadow = spec(max_percent=0, mirror_percent=10)
+    assert replan(resolve(shadow), 0, shadow) == resolve(shadow)
 
 
 SPECS = st.builds(

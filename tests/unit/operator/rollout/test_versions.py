@@ -2,6 +2,9 @@
 
 from simulation import Simulation, two_versions
 
+from tidegate_operator.adapters.metrics import Rates
+from tidegate_operator.rollout.observation import LiveMetrics
+
 
 def test_it_serves() -> None:
     world = two_versions()
@@ -84,3 +87,65 @@ def test_two_objects_for_one_version_do_not_shake_it() -> None:
     writes = len(world.writes)
     world.run(100)
     assert len(world.writes) == writes
+
+
+def test_a_deprecated_version_serves_on_and_warns_once() -> None:
+    world = two_versions()
+    world.version(1, lifecycle="Deprecated", trafficPercent=100)
+    world.run(40)
+    status = world.status("digits-1", "ModelVersion")
+    assert (status["phase"], status["trafficPercent"]) == ("Ready", 100)
+    assert status["message"] == (
+        "Deprecated: serves what it has and takes no new rollout; move off it"
+    )
+    told = [one for one in world.events if one.reason == "Deprecated"]
+    assert [one.message for one in told] == [status["message"]]
+
+
+def test_a_deprecated_version_without_traffic_warns_of_nothing() -> None:
+    world = two_versions()
+    world.version(2, lifecycle="Deprecated")
+    world.run(40)
+    assert "Deprecated" not in world.reasons("digits-2")
+
+
+def test_a_promoted_version_is_active_whatever_its_spec_says() -> None:
+    world = two_versions()
+    world.rollout(initialPercent=50, stepPercent=50)
+    world.run_to("Succeeded")
+    world.run(5)
+    assert world.status("digits-2", "ModelVersion")["lifecycle"] == "Active"
+    behind = world.condition("ModelVersion", "digits-2", "SpecBehind")
+    assert behind["status"] == "True"
+    assert behind["message"] == (
+        "live 100%, spec 0%: a rollout moved it; the live split holds until trafficPercent or "
+        "lifecycle is edited"
+    )
+
+
+def live(requests: float, errors: float = 0.0) -> dict[int, LiveMetrics]:
+    quantiles = {"p50": 0.01, "p95": 0.02, "p99": 0.03}
+    return {1: LiveMetrics(requests_per_second=requests, error_rate=errors, **quantiles)}
+
+
+def test_live_figures_are_shown_and_written_when_they_have_moved() -> None:
+    world = two_versions()
+    world.rates = Rates(live={("default", "digits"): live(100.0, 0.004)})
+    world.run(130)
+    status = world.status("digits-1", "ModelVersion")
+    assert status["metrics"] == {
+        "requestsPerSecond": 100.0,
+        "errorRate": 0.004,
+        "p50": 0.01,
+        "p95": 0.02,
+        "p99": 0.03,
+    }
+    assert status["display"]["requests"] == "100/s"
+    assert (status["display"]["errors"], status["display"]["p95"]) == ("0.40%", "20ms")
+    writes = len(world.writes)
+    world.rates = Rates(live={("default", "digits"): live(120.0, 0.004)})
+    world.run(130)
+    assert len(world.writes) == writes, "a fifth is breathing"
+    world.rates = Rates(live={("default", "digits"): live(200.0, 0.004)})
+    world.run(130)
+    assert world.status("digits-1", "ModelVersion")["metrics"]["requestsPerSecond"] == 200.0

@@ -1,0 +1,127 @@
+"""When Prometheus is asked for what, so that it is asked seldom however many models there are.
+
+Raw samples once for all models that are judged at the same time; rates once a minute; how models
+did before a rollout only of those that are about to start one, a few at a time.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from tidegate_operator.adapters.metrics import BEFORE_AT_ONCE, Metrics, ModelKey, Rates, Readings
+from tidegate_operator.rollout.observation import Before, LiveMetrics, Unreadable
+
+_RATES_EVERY: Final = 60.0
+_FRESH: Final = 180.0
+"""Seconds after which rates are not shown any more."""
+_BEFORE_RENEWED: Final = 15.0
+_BEFORE_FRESH: Final = 60.0
+"""Ages, in seconds, at which what was before a rollout is asked for anew, and is not used any more:
+a model that waits for a person may be about to start for days.
+"""
+_PAUSE: Final = (1.0, 5.0)
+"""Seconds between two questions of how models did before: after an answer, and after none."""
+_SPAN_LIMIT: Final = 3600.0
+_MARGIN: Final = 2.0
+_UNKNOWN_SKEW: Final = 60.0
+_STILL: Final = 0.5
+"""Seconds in which a live Prometheus' time goes on, too."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Evidence:
+    """All that is asked of Prometheus but for users' own queries. ``now``: the wall clock."""
+
+    metrics: Metrics
+    now: Callable[[], float]
+    _skew: float | None = None
+    _last: tuple[float, float] = (0.0, 0.0)
+    _rates: Rates = field(default_factory=Rates)
+    _rates_asked: float = 0.0
+    _rates_known: float = 0.0
+    _before: dict[ModelKey, tuple[float, Before]] = field(default_factory=dict)
+    _starting: dict[ModelKey, None] = field(default_factory=dict)
+    _before_next: float = 0.0
+    _refreshing: bool = False
+
+    @property
+    def skew(self) -> float:
+        """Seconds by which Prometheus' clock is ahead, as far as is known."""
+        return self._skew or 0.0
+
+    async def samples(self, since: float) -> Readings | Unreadable:
+        """The raw samples after a time on Prometheus' clock. Without a sample that is too old,
+        answers of a cache would look like a Prometheus whose clock is behind.
+        """
+        asked = self.now()
+        margin = _MARGIN + (_UNKNOWN_SKEW if self._skew is None else 0.0)
+        span = min(asked + self.skew - since + margin, _SPAN_LIMIT)
+        found = await self.metrics.samples(max(span, _MARGIN))
+        if isinstance(found, Unreadable):
+            return found
+        last_asked, last_at = self._last
+        if found.at == last_at and asked - last_asked >= _STILL:
+            return Unreadable("its time stands still, as if a cache answered")
+        self._last = asked, found.at
+        self._skew = found.at - asked
+        return found
+
+    def live(self, key: ModelKey) -> Mapping[int, LiveMetrics]:
+        """How a model's versions do, by version; none where that is not known."""
+        known = self.now() - self._rates_known <= _FRESH
+        return self._rates.live.get(key, {}) if known else {}
+
+    def before(self, key: ModelKey) -> Before | None:
+        """How a model did in the last ten minutes; None where that is not known yet. To be known
+        it has to be asked for: this does.
+        """
+        at, found = self._before.get(key, (0.0, None))
+        age = self.now() - at
+        if age > _BEFORE_RENEWED:
+            self._starting[key] = None
+        if age <= _BEFORE_FRESH:
+            return found
+        self._before.pop(key, None)
+        return None
+
+    def due(self, now: float) -> bool:
+        """Whether there is something to be asked."""
+        if self._refreshing:
+            return False
+        return now - self._rates_asked >= _RATES_EVERY or (
+            bool(self._starting) and now >= self._before_next
+        )
+
+    async def refresh(self) -> list[ModelKey]:
+        """Ask for what is due; gives the models of which it now is known how they did before."""
+        self._refreshing = True
+        try:
+            now = self.now()
+            stale = now - self._rates_known >= _RATES_EVERY
+            if now - self._rates_asked >= _RATES_EVERY or (self._starting and stale):
+                await self._ask_rates(now)
+            return await self._ask_before(now)
+        finally:
+            self._refreshing = False
+
+    async def _ask_rates(self, now: float) -> None:
+        self._rates_asked = now
+        found = await self.metrics.rates()
+        if isinstance(found, Rates):
+            self._rates, self._rates_known = found, now
+
+    async def _ask_before(self, now: float) -> list[ModelKey]:
+        asked = list(self._starting)[:BEFORE_AT_ONCE]
+        known = now - self._rates_known < _RATES_EVERY
+        if not asked or now < self._before_next or not known:
+            self._before_next = max(self._before_next, now + _PAUSE[not known])
+            return []
+        found = await self.metrics.before(asked, self._rates)
+        if isinstance(found, Unreadable):
+            self._before_next = now + _PAUSE[1]
+            return []
+        self._before_next = now + _PAUSE[0]
+        for key in asked:
+            del self._starting[key]
+        self._before.update({key: (now, one) for key, one in found.items()})
+        return list(found)

@@ -1,0 +1,120 @@
+"""What is asked of Prometheus when: seldom, of few, and nothing that is old is shown as new."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tidegate_operator.adapters.metrics import BEFORE_AT_ONCE, ModelKey, Rates, Readings
+from tidegate_operator.readings import Evidence
+from tidegate_operator.rollout.observation import Before, LiveMetrics, Unreadable
+
+KEY = ("n", "m")
+LIVE = {1: LiveMetrics(requests_per_second=1)}
+
+
+@dataclass
+class Prometheus:
+    ahead: float = 0.0
+    now: float = 1000.0
+    up: bool = True
+    spans: list[float] = field(default_factory=list)
+    rated: list[float] = field(default_factory=list)
+    asked: list[list[ModelKey]] = field(default_factory=list)
+
+    async def samples(self, span: float) -> Readings | Unreadable:
+        self.spans.append(span)
+        return Readings(self.now + self.ahead) if self.up else Unreadable("away")
+
+    async def rates(self) -> Rates | Unreadable:
+        self.rated.append(self.now)
+        return Rates({KEY: LIVE}) if self.up else Unreadable("away")
+
+    async def before(
+        self, models: Sequence[ModelKey], rates: Rates
+    ) -> Mapping[ModelKey, Before] | Unreadable:
+        self.asked.append(list(models))
+        return {key: Before(restarts=1) for key in models} if self.up else Unreadable("away")
+
+
+def evidence(prometheus: Prometheus) -> Evidence:
+    return Evidence(metrics=prometheus, now=lambda: prometheus.now)
+
+
+async def every_second(prometheus: Prometheus, asks: Evidence, seconds: int) -> None:
+    for _ in range(seconds):
+        prometheus.now += 1
+        if asks.due(prometheus.now):
+            await asks.refresh()
+
+
+async def test_samples_reach_back_to_a_time_on_prometheus_clock() -> None:
+    prometheus = Prometheus(ahead=30.0)
+    asks = evidence(prometheus)
+    await asks.samples(1020.0)
+    await asks.samples(1020.0)
+    unknown, known = prometheus.spans
+    assert unknown >= 10, "however wrong the clocks are, within reason"
+    assert 10 <= known < 15
+
+
+async def test_a_time_that_stands_still_is_no_answer() -> None:
+    prometheus = Prometheus(ahead=30.0)
+    asks = evidence(prometheus)
+    first = await asks.samples(1000.0)
+    assert await asks.samples(1000.0) == first, "asked twice at once"
+    for _ in range(2):
+        prometheus.now += 1
+        prometheus.ahead -= 1
+        still = await asks.samples(1000.0)
+        assert isinstance(still, Unreadable)
+        assert "stands still" in still.why
+    prometheus.now += 1
+    assert isinstance(await asks.samples(1000.0), Readings)
+    assert asks.skew == 28.0
+
+
+async def test_rates_once_a_minute_and_not_for_ever() -> None:
+    prometheus = Prometheus()
+    asks = evidence(prometheus)
+    await every_second(prometheus, asks, 300)
+    assert len(prometheus.rated) == 5
+    assert asks.live(KEY) == LIVE
+    assert asks.live(("n", "other")) == {}
+    prometheus.up = False
+    await every_second(prometheus, asks, 300)
+    assert asks.live(KEY) == {}
+
+
+async def test_before_is_asked_for_models_that_want_it_a_few_at_a_time() -> None:
+    prometheus = Prometheus()
+    asks = evidence(prometheus)
+    models = [("n", f"m{number}") for number in range(BEFORE_AT_ONCE + 5)]
+    assert [asks.before(key) for key in models] == [None] * len(models)
+    await every_second(prometheus, asks, 10)
+    assert [len(one) for one in prometheus.asked] == [BEFORE_AT_ONCE, 5]
+    assert [asks.before(key) for key in models] == [Before(restarts=1)] * len(models)
+
+
+async def test_before_is_kept_fresh_while_it_is_wanted() -> None:
+    prometheus = Prometheus()
+    asks = evidence(prometheus)
+    asks.before(KEY)
+    await every_second(prometheus, asks, 3)
+    for _ in range(10):
+        await every_second(prometheus, asks, 30)
+        assert asks.before(KEY) == Before(restarts=1)
+    prometheus.up = False
+    for _ in range(4):
+        asks.before(KEY)
+        await every_second(prometheus, asks, 30)
+    assert asks.before(KEY) is None
+
+
+async def test_before_waits_for_an_answer_without_hurry() -> None:
+    prometheus = Prometheus(up=False)
+    asks = evidence(prometheus)
+    asks.before(KEY)
+    await every_second(prometheus, asks, 50)
+    assert 5 <= len(prometheus.rated) <= 15
+    prometheus.up = True
+    await every_second(prometheus, asks, 10)
+    assert asks.before(KEY) == Before(restarts=1)
