@@ -3,24 +3,30 @@
 import asyncio
 import logging
 import os
+import secrets
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, NoReturn
 
 import uvloop
 from kubernetes.aio.client import ApiClient
 from kubernetes.aio.config import ConfigException
 
-from tidegate_contract.acknowledgement import PodReport
+from tidegate_contract import names
+from tidegate_contract.acknowledgement import Acknowledgement, PodReport
 from tidegate_contract.table import RoutingTable
 from tidegate_sidecar.core.runtime import ModelRuntime
 from tidegate_sidecar.shell.admin import Admin
 from tidegate_sidecar.shell.config import Settings, connect, read_settings
 from tidegate_sidecar.shell.loading import VersionKeeper
 from tidegate_sidecar.shell.metrics import render
+from tidegate_sidecar.shell.pairs import PairsPage
+from tidegate_sidecar.shell.secret import SecretWatcher
 from tidegate_sidecar.shell.server import DataPlane
 from tidegate_sidecar.shell.triton import Triton
 from tidegate_sidecar.shell.watcher import TableWatcher
@@ -37,6 +43,19 @@ class Model:
     runtime: ModelRuntime
     watcher: TableWatcher
     keeper: VersionKeeper
+    feedback_key: SecretWatcher
+    pairs_token: SecretWatcher
+
+    def acknowledge(self) -> Acknowledgement:
+        """What the pod says of the model."""
+        runtime = self.runtime
+        to_epoch = time.time() - time.monotonic()
+        return self.watcher.acknowledge(
+            self.keeper.states(),
+            undeclared=self.keeper.undeclared(),
+            direct_at={version: at + to_epoch for version, at in runtime.direct_at.items()},
+            users=runtime.users.sample(),
+        )
 
     def problems(self) -> list[str]:
         """What keeps the model from being ready here."""
@@ -63,9 +82,13 @@ class Sidecar:
         self._settings = settings
         self._draining = False
         self._models: list[Model] = []
-        self._runtimes = {model: ModelRuntime(model, settings.pod_uid) for model in settings.models}
+        self._runtimes = {
+            model: ModelRuntime(model, settings.pod_uid, issuer=secrets.randbits(64))
+            for model in settings.models
+        }
         self._plane = DataPlane(self._runtimes, settings.triton)
         self._plane.health_ready = lambda: not self._problems()
+        self._pairs = PairsPage({name: one.mirror.pairs for name, one in self._runtimes.items()})
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set, then drain.
@@ -90,6 +113,7 @@ class Sidecar:
                 problems=self._problems,
                 report=self._report,
                 metrics=lambda: render(self._runtimes),
+                pairs=self._pairs.answer,
             )
             stack.push_async_callback(admin.stop)
             await admin.start(settings.host, settings.admin_port)
@@ -105,6 +129,7 @@ class Sidecar:
     def _loops(self) -> Iterator[Callable[[], Awaitable[None]]]:
         for model in self._models:
             yield from (model.watcher.run, model.keeper.watch, model.keeper.act)
+            yield from (model.feedback_key.run, model.pairs_token.run)
 
     def _model(self, runtime: ModelRuntime, triton: Triton, api: ApiClient | None) -> Model:
         name, settings = runtime.model, self._settings
@@ -133,7 +158,32 @@ class Sidecar:
             state_directory=settings.state_directory,
             table_directory=settings.table_directory,
         )
-        return Model(runtime, watcher, keeper)
+        keys = self._feedback_key(runtime, api), self._pairs_token(runtime, api)
+        return Model(runtime, watcher, keeper, *keys)
+
+    def _feedback_key(self, runtime: ModelRuntime, api: ApiClient | None) -> SecretWatcher:
+        return SecretWatcher(
+            self._settings.namespace,
+            names.feedback_secret_name(runtime.model),
+            "key",
+            take=runtime.feedback.use,
+            wanted=lambda: runtime.feedback.experiment is not None,
+            api=api,
+            directory=self._settings.secret_directory,
+        )
+
+    def _pairs_token(self, runtime: ModelRuntime, api: ApiClient | None) -> SecretWatcher:
+        mirror = runtime.mirror
+        return SecretWatcher(
+            self._settings.namespace,
+            names.pairs_secret_name(runtime.model),
+            "token",
+            take=partial(self._pairs.open, runtime.model),
+            wanted=lambda: mirror.on or mirror.pairs.wanted,
+            api=api,
+            directory=self._settings.secret_directory,
+            gone=partial(self._pairs.close, runtime.model),
+        )
 
     def _problems(self) -> list[str]:
         draining = ["the pod is shutting down"] if self._draining else []
@@ -144,10 +194,7 @@ class Sidecar:
             pod=self._settings.pod,
             pod_uid=self._settings.pod_uid,
             ready=not self._problems(),
-            models={
-                model.runtime.model: model.watcher.acknowledge(model.keeper.states())
-                for model in self._models
-            },
+            models={model.runtime.model: model.acknowledge() for model in self._models},
         )
 
 

@@ -1,4 +1,4 @@
-"""A light load generator: each connection asks again as soon as it was answered.
+"""A light load generator: each connection asks again as soon as it was answered, or at a rate.
 
 It speaks just enough HTTP for servers that say `Content-Length`, so that it costs little beside
 what it measures; the same for every side of a comparison.
@@ -6,7 +6,10 @@ what it measures; the same for every side of a comparison.
 
 import asyncio
 import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from random import Random
 from typing import cast
 
 import uvloop
@@ -58,7 +61,9 @@ async def _run(host: str, port: int, request: bytes, connections: int, seconds: 
     sample = Sample()
     clients = []
     for _ in range(connections):
-        _, client = await loop.create_connection(lambda: _Client(request, sample), host, port)
+        _, client = await loop.create_connection(
+            lambda: _Client(request, sample, _Client.ask), host, port
+        )
         clients.append(client)
     started = time.perf_counter()
     for client in clients:
@@ -72,9 +77,82 @@ async def _run(host: str, port: int, request: bytes, connections: int, seconds: 
     return sample
 
 
+def at_rate(
+    host: str,
+    port: int,
+    request: bytes,
+    *,
+    connections: int,
+    rate: float,
+    seconds: float,
+    seed: int,
+) -> Sample:
+    """Load a server with Poisson arrivals, whatever it answers, on an event loop of its own.
+
+    ``rate``: requests a second. What finds no connection free waits for one; that counts.
+
+    Raises:
+        OSError: it does not listen.
+        ConnectionError: it closed a connection.
+    """
+    return uvloop.run(_at_rate(host, port, request, connections, rate, seconds, Random(seed)))
+
+
+async def _at_rate(
+    host: str,
+    port: int,
+    request: bytes,
+    connections: int,
+    rate: float,
+    seconds: float,
+    draw: Random,
+) -> Sample:
+    loop = asyncio.get_running_loop()
+    sample = Sample()
+    free: list[_Client] = []
+    waiting: deque[float] = deque()
+
+    def answered(client: _Client) -> None:
+        if waiting:
+            client.ask(waiting.popleft())
+        else:
+            free.append(client)
+
+    clients = []
+    for _ in range(connections):
+        _, client = await loop.create_connection(
+            lambda: _Client(request, sample, answered), host, port
+        )
+        clients.append(client)
+    free += clients
+    started = time.perf_counter()
+    due = draw.expovariate(rate)
+    while due < seconds:
+        await asyncio.sleep(max(due - (time.perf_counter() - started), 0))
+        # The loop's timers are a millisecond coarse: who is late by that did arrive so late.
+        now = time.perf_counter()
+        while due <= now - started:
+            if free:
+                free.pop().ask(now)
+            else:
+                waiting.append(now)
+            due += draw.expovariate(rate)
+    while len(free) < connections:  # noqa: ASYNC110 - the last answers
+        await asyncio.sleep(0.01)
+    sample.seconds = time.perf_counter() - started
+    for client in clients:
+        client.stop()
+    if any(client.lost for client in clients):
+        raise ConnectionError("the server closed a connection")
+    return sample
+
+
 class _Client(asyncio.Protocol):
-    def __init__(self, request: bytes, sample: Sample) -> None:
+    def __init__(
+        self, request: bytes, sample: Sample, answered: Callable[["_Client"], None]
+    ) -> None:
         self.lost = False
+        self._answered = answered
         self._request = request
         self._sample = sample
         self._stopped = False
@@ -85,8 +163,8 @@ class _Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
 
-    def ask(self) -> None:
-        self._asked = time.perf_counter()
+    def ask(self, since: float | None = None) -> None:
+        self._asked = time.perf_counter() if since is None else since
         self._transport.write(self._request)
 
     def stop(self) -> None:
@@ -110,7 +188,7 @@ class _Client(asyncio.Protocol):
             self._sample.latencies.append(time.perf_counter() - self._asked)
         else:
             self._sample.failed += 1
-        self.ask()
+        self._answered(self)
 
     def _length(self, head: bytes) -> int:
         if head not in self._lengths:

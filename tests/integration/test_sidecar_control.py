@@ -15,16 +15,28 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import requests
 
 from tidegate_contract import acknowledgement, names
 from tidegate_contract import table as contract
 from tidegate_contract.acknowledgement import Acknowledgement
-from tidegate_contract.table import Arm, LoadedVersion, RoutingTable, Share
+from tidegate_contract.table import (
+    Arm,
+    Assignment,
+    DisagreementCheck,
+    Experiment,
+    LoadedVersion,
+    Mirror,
+    Outcome,
+    RoutingTable,
+    Share,
+)
 from tidegate_tools import triton
 from tidegate_tools.addresses import Subnet
 from tidegate_tools.api import ApiError, answers
@@ -152,6 +164,16 @@ class TritonServer:
             if row["name"] == model and row.get("state") == "READY"
         }
 
+    def has(self, model: str, versions: set[int]) -> bool:
+        """Whether these versions are ready, and no others."""
+        return self.versions(model) == versions
+
+    def batches(self, model: str, version: int) -> int:
+        """How many batches a version has run since it was loaded, by its own word."""
+        url = f"http://{self.ip}:{triton.HTTP_PORT}/v2/models/{model}/versions/{version}/stats"
+        (row,) = requests.get(url, timeout=5).json()["model_stats"]
+        return int(row["execution_count"])
+
 
 class Tables:
     """One model's table at the API server, written as the operator would."""
@@ -260,11 +282,22 @@ class Sidecar:
 
         return self.until(check, f"revision {revision} with versions {versions}")
 
-    def infer(self, version: int | None = None) -> requests.Response:
+    def infer(self, version: int | None = None, user: str | None = None) -> requests.Response:
         path = f"/versions/{version}" if version else ""
         values = {"name": "X", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
         url = f"{self.url}/v2/models/{self.model}{path}/infer"
-        return requests.post(url, json={"inputs": [values]}, timeout=10)
+        headers = {"x-user": user} if user else {}
+        return requests.post(url, json={"inputs": [values]}, headers=headers, timeout=10)
+
+    def feed_back(self, entries: Any) -> requests.Response:
+        url = f"{self.url}/v2/models/{self.model}/feedback"
+        return requests.post(url, json=entries, timeout=10)
+
+    def metrics(self) -> dict[str, float]:
+        """By name and labels as they are written."""
+        lines = requests.get(f"{self.admin}/metrics", timeout=5).text.splitlines()
+        rows = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, _, value in rows}
 
 
 @contextmanager
@@ -317,14 +350,19 @@ def tables(control_plane: ControlPlane, model: str) -> Tables:
 
 @pytest.fixture
 def kubeconfig(control_plane: ControlPlane, model: str) -> Path:
-    """May do what the chart lets a sidecar do: follow this one table."""
-    table = names.routing_table_name(model)
+    """May do what the chart lets a sidecar do: follow its table, and its two keys."""
     account = names.object_name("sidecar", model)
-    role = ["--verb=list,watch", "--resource=configmaps", f"--resource-name={table}"]
     control_plane.kubectl("create", "serviceaccount", account)
-    control_plane.kubectl("create", "role", account, *role)
-    binding = [f"--role={account}", f"--serviceaccount={NAMESPACE}:{account}"]
-    control_plane.kubectl("create", "rolebinding", account, *binding)
+    for resource, name in (
+        ("configmaps", names.routing_table_name(model)),
+        ("secrets", names.feedback_secret_name(model)),
+        ("secrets", names.pairs_secret_name(model)),
+    ):
+        role = f"{account}-{name}"
+        rules = ["--verb=list,watch", f"--resource={resource}", f"--resource-name={name}"]
+        control_plane.kubectl("create", "role", role, *rules)
+        binding = [f"--role={role}", f"--serviceaccount={NAMESPACE}:{account}"]
+        control_plane.kubectl("create", "rolebinding", role, *binding)
     return control_plane.kubeconfig_for_service_account(NAMESPACE, account)
 
 
@@ -610,6 +648,141 @@ def test_versions_keep_the_shapes_that_triton_completed_for_each(
     said = sidecar.until_ready(1, 1, 4)
     assert [said.versions[version].inputs[0].shape for version in (1, 4)] == [[2], [3]]
     assert server.models.started(sidecar.model) == {1: 1, 4: 1}
+
+
+def test_a_version_is_unloaded_without_a_reload_of_the_others(
+    sidecar: Sidecar, tables: Tables, kubeconfig: Path, server: TritonServer
+) -> None:
+    tables.put(tables.make(1, 1, others={2: None, 3: None}))
+    sidecar.start(kubeconfig=kubeconfig)
+    sidecar.until_ready(1, 1, 2, 3)
+    with traffic(sidecar) as seen:
+        batches = [server.batches(sidecar.model, 1)]
+        for revision, others in ((2, [3]), (3, []), (4, [2]), (5, [])):
+            tables.put(tables.make(revision, 1, others=dict.fromkeys(others)))
+            sidecar.until_ready(revision, 1, *others)
+            wanted = {1, *others}
+            eventually(partial(server.has, sidecar.model, wanted), f"it has {wanted} alone")
+            batches.append(server.batches(sidecar.model, 1))
+    assert batches == sorted(batches)  # a version that is loaded again begins to count anew
+    assert {status for _, status in seen} == {200}, seen
+    assert server.models.started(sidecar.model) == {1: 1, 2: 2, 3: 1}
+
+
+def test_versions_that_nobody_declared_are_told(
+    sidecar: Sidecar, tables: Tables, kubeconfig: Path
+) -> None:
+    tables.put(tables.make(1, 1, others={2: None}))
+    sidecar.start(kubeconfig=kubeconfig)
+    said = sidecar.until(lambda said: said.undeclared, "they are found")
+    assert said.undeclared == [3, 4]
+    tables.put(tables.make(2, 1, others={3: None}))
+    assert sidecar.until_ready(2, 1, 3).undeclared == [2, 4]
+
+
+def test_who_names_a_version_is_told(sidecar: Sidecar, tables: Tables, kubeconfig: Path) -> None:
+    tables.put(tables.make(1, 1, others={2: None}))
+    sidecar.start(kubeconfig=kubeconfig)
+    assert sidecar.until_ready(1, 1, 2).direct_at == {}
+    started = time.time()
+    sidecar.infer()
+    assert sidecar.infer(2).status_code == 200
+    (at,) = sidecar.acknowledged().direct_at.items()
+    assert at[0] == 2
+    assert started - 1 < at[1] < time.time() + 1  # the clocks that are compared tick in ms
+
+
+def test_feedback_on_a_tests_answers(
+    sidecar: Sidecar, tables: Tables, kubeconfig: Path, control_plane: ControlPlane
+) -> None:
+    running = msgspec.structs.replace(
+        tables.make(1, 1, others={2: None}),
+        split=[
+            Arm(name="control", version=1, weight=5_000),
+            Arm(name="treatment", version=2, weight=5_000),
+        ],
+        assignment=Assignment(header="x-user", salt="uid", unassigned=1),
+        experiment=Experiment(uid="uid", outcomes=[Outcome(name="accuracy", kind="Binary")]),
+    )
+    tables.put(running)
+    sidecar.start(kubeconfig=kubeconfig)
+    sidecar.until_ready(1, 1, 2)
+    assert names.HEADER_FEEDBACK not in sidecar.infer(user="anna").headers
+    assert sidecar.feed_back({"token": "x", "correct": True}).status_code == 503
+    secret = names.feedback_secret_name(sidecar.model)
+    control_plane.kubectl(
+        "create", "secret", "generic", secret, "--from-literal=key=0123456789abcdef"
+    )
+    eventually(lambda: names.HEADER_FEEDBACK in sidecar.infer(user="anna").headers, "a token")
+    assert names.HEADER_FEEDBACK not in sidecar.infer().headers
+    assert sidecar.infer().headers[names.HEADER_ARM] == names.ARM_UNASSIGNED
+
+    answers_ = [sidecar.infer(user=f"user-{i}") for i in range(40)]
+    arms = Counter(answer.headers[names.HEADER_ARM] for answer in answers_)
+    tokens = [answer.headers[names.HEADER_FEEDBACK] for answer in answers_]
+    for kind in (tokens[:1], tokens[1:]):
+        entries = [{"token": token, "correct": True} for token in kind]
+        assert sidecar.feed_back(entries).json() == {"accepted": len(kind), "refused": []}
+    # Another start of the pod takes the tokens of the last one, and forgets what it took.
+    sidecar.stop()
+    sidecar.start(kubeconfig=kubeconfig)
+    sidecar.until_ready(1, 1, 2)
+    eventually(lambda: names.HEADER_FEEDBACK in sidecar.infer(user="anna").headers, "a token")
+    again = [{"token": token, "correct": True} for token in tokens]
+    forged = {"token": tokens[0][:-1] + ("A" if tokens[0][-1] != "A" else "B"), "correct": True}
+    receipt = sidecar.feed_back([*again, again[0], forged]).json()
+    assert receipt == {
+        "accepted": 40,
+        "refused": [{"index": 40, "reason": "used"}, {"index": 41, "reason": "forged"}],
+    }
+    shown = sidecar.metrics()
+    for arm in (names.ARM_CONTROL, names.ARM_TREATMENT):
+        counted = sum(
+            value
+            for series, value in shown.items()
+            if series.startswith(f"{names.METRIC_FEEDBACK}_count_total{{") and f'"{arm}"' in series
+        )
+        assert counted == arms[arm] > 0
+    users = sidecar.acknowledged().users
+    assert users is not None
+    assert users.arms.keys() <= arms.keys()
+    tables.put(tables.make(2, 1, others={2: None}))
+    sidecar.until_ready(2, 1, 2)
+    assert sidecar.feed_back(again).status_code == 409
+
+
+def test_pairs_of_shadows_are_kept_while_there_is_a_token(
+    sidecar: Sidecar, tables: Tables, kubeconfig: Path, control_plane: ControlPlane
+) -> None:
+    def pairs(token: str) -> requests.Response:
+        url = f"{sidecar.admin}/pairs?model={sidecar.model}"
+        return requests.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=10)
+
+    mirrored = msgspec.structs.replace(
+        tables.make(1, 1, others={2: None}),
+        mirror=Mirror(version=2, weight=10_000),
+        checks=[DisagreementCheck(id="agreement@1", tolerance=0.001)],
+    )
+    tables.put(mirrored)
+    sidecar.start(kubeconfig=kubeconfig)
+    sidecar.until_ready(1, 1, 2)
+    assert sidecar.infer().headers[names.HEADER_VERSION] == "1"
+    assert pairs("sesame").status_code == 404
+    secret = names.pairs_secret_name(sidecar.model)
+    control_plane.kubectl("create", "secret", "generic", secret, "--from-literal=token=sesame")
+    eventually(lambda: pairs("sesame").ok, "the pairs are open")
+    assert pairs("mustard").status_code == 403
+    sidecar.infer()
+    (pair,) = eventually(lambda: pairs("sesame").json()["pairs"], "a pair is kept")
+    assert pair["request"]["X"]["data"] == pair["stable"]["Y"]["data"] == [1, 2]
+    assert pair["canary"]["Y"]["data"] == [2, 4]
+    disagreed = f'tidegate_mirror_total{{arm="shadow",model="{sidecar.model}",outcome="disagreed"'
+    shown = sidecar.metrics()
+    assert sum(value for series, value in shown.items() if series.startswith(disagreed)) == 2
+    bad = [value for series, value in shown.items() if series.startswith(names.METRIC_CHECK_BAD)]
+    assert sum(bad) == 2
+    control_plane.kubectl("delete", "secret", secret)
+    eventually(lambda: pairs("sesame").status_code == 404, "the pairs are gone")
 
 
 def test_a_model_without_a_table_is_left_alone(

@@ -20,7 +20,8 @@ LEAST_DEVICE_SHARE: Final = 0.1
 class Quotas:
     """By version, for those that are bounded.
 
-    ``queue``: requests of each arm. ``device``: from 0 to 1, while others wait.
+    ``queue``: requests of each arm. ``device``: from 0 to 1, of a version whose batches take longer
+    than those of the main ones, while these wait.
     """
 
     queue: dict[int, float]

@@ -1,4 +1,4 @@
-"""What may be asked for: inference, and the read-only part of Triton's own interface.
+"""What may be asked for: inference, feedback on it, and the read-only part of Triton's interface.
 
 All else stays shut. With explicit model control ``POST /v2/repository/models/M/load`` runs
 whatever code the caller sends; shared memory, tracing and logging reach into the server.
@@ -17,6 +17,7 @@ class Kind(Enum):
     """Who answers."""
 
     INFER = "infer"
+    FEEDBACK = "feedback"
     READY = "ready"
     """Our own readiness: Triton's is false while any version loads, or has failed to."""
     TRITON = "triton"
@@ -53,6 +54,7 @@ _PLAIN: Final = {
 }
 _SUFFIXES: Final = {
     ("POST", "/infer"): Kind.INFER,
+    ("POST", "/feedback"): Kind.FEEDBACK,
     ("GET", ""): Kind.TRITON_MODEL,
     ("GET", "/ready"): Kind.TRITON_MODEL,
     ("GET", "/config"): Kind.TRITON_MODEL,
@@ -73,7 +75,7 @@ def understand(method: str, target: str) -> Target:
         return Target(kind, method, path.rstrip("/"))
     match = _MODEL_PATH.fullmatch(path)
     kind = _SUFFIXES.get((method, match[3])) if match else None
-    if not match or not kind:
+    if not match or not kind or (kind is Kind.FEEDBACK and match[2] is not None):
         raise Refusal(HTTPStatus.FORBIDDEN, f"{method} {path} is not offered here")
     if match[2] is not None and not _VERSION.fullmatch(match[2]):
         raise malformed(f"version {match[2]!r} in the path is not a positive integer")

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from tidegate_sidecar.core import tensors
+from tidegate_sidecar.core.compare import Tensor
 from tidegate_sidecar.core.refusal import Refusal
 from tidegate_sidecar.core.request import Group, Wanted
 
@@ -186,8 +187,7 @@ class Splitter:
         Raises:
             BadReplyError: outputs that cannot be cut as the batch was put together.
         """
-        if self.reply.size != len(self.data):
-            raise BadReplyError(f"{len(self.data)} bytes of outputs, not {self.reply.size}")
+        self._check_size()
         whole = len(parts) == 1
         answers: list[Answer | Refusal] = []
         row = 0
@@ -201,6 +201,26 @@ class Splitter:
                 answers.append(self._look_inside(part, row, whole))
             row += part.rows
         return answers
+
+    def tensors(self, part: Part, row: int) -> dict[str, Tensor]:
+        """Copy what the member that begins at a row asked for, whatever the form it asked for.
+
+        Raises:
+            BadReplyError: outputs that cannot be cut as the batch was put together.
+        """
+        self._check_size()
+        whole = part.rows == self.total
+        found = {}
+        for wanted, output in _given(self.reply, part.wanted):
+            begin, end = self._span(output, row, part.rows, whole)
+            shape = tuple(_member_shape(output, self.total, part.rows, whole))
+            data = bytes(self.data[begin:end])
+            found[wanted.name] = Tensor(output.datatype, shape, data, bool(wanted.classes))
+        return found
+
+    def _check_size(self) -> None:
+        if self.reply.size != len(self.data):
+            raise BadReplyError(f"{len(self.data)} bytes of outputs, not {self.reply.size}")
 
     def _json(self, part: Part, tail: bytes) -> bytes:
         if part.id:

@@ -21,15 +21,18 @@ What is unanswered and older than b when somebody looks counts as bad at once, a
 
 from typing import Any
 
-from tidegate_sidecar.core.counters import CheckCount, Outcome, Tally
+from tidegate_sidecar.core.counters import NOBODY, CheckCount, Outcome, Stratum, Tally
 from tidegate_sidecar.core.request import Buffer, Decoded, Plan
+from tidegate_sidecar.core.tokens import Subject
 
 
 class Pending:
     """A request that was let in. ``caller`` is whom to answer: the shell's business.
 
     ``arrived``: when it was read completely, in seconds. ``buffers``: its inputs' bytes, in the
-    order of its group.
+    order of its group. ``evidence``: the split gave it to its arm, and its arm took it.
+    ``stratum``: what its checks count it under. ``subject``: what feedback on its answer will speak
+    of; None: there is to be none.
     """
 
     __slots__ = (
@@ -42,9 +45,12 @@ class Pending:
         "cancelled",
         "checks",
         "decoded",
+        "evidence",
         "plan",
         "priority",
         "start",
+        "stratum",
+        "subject",
         "tally",
         "version",
     )
@@ -66,6 +72,9 @@ class Pending:
         self.arrived = arrived
         self.cancelled = False
         self._counted = 0
+        self.evidence = False
+        self.stratum: Stratum = NOBODY
+        self.subject: Subject | None = None
         self.arm: str
         self.version: int
         self.plan: Plan
@@ -73,20 +82,28 @@ class Pending:
         self.tally: Tally
         self.checks: tuple[CheckCount, ...]
 
-    def assign(
-        self, arm: str, version: int, plan: Plan, tally: Tally, checks: tuple[CheckCount, ...]
-    ) -> None:
-        """Give the request to an arm of a version that takes it.
+    def assign(self, arm: str, version: int, plan: Plan, tally: Tally) -> None:
+        """Give the request to an arm of a version that takes it, as no evidence so far.
+
+        Raises:
+            Refusal: its data contradict its shapes.
+        """
+        self.move(plan)
+        self.arm = arm
+        self.version = version
+        self.tally = tally
+        self.checks = ()
+        self.evidence = False
+        self.subject = None
+
+    def move(self, plan: Plan) -> None:
+        """Have its version take the request as that is now.
 
         Raises:
             Refusal: its data contradict its shapes.
         """
         self.buffers = plan.take(self.decoded, self.body, self.start)
-        self.arm = arm
-        self.version = version
         self.plan = plan
-        self.tally = tally
-        self.checks = checks
 
     def end(self, outcome: Outcome, now: float) -> None:
         """Count the request as it was answered."""

@@ -7,6 +7,7 @@ one from the middle, when its caller has gone, is as cheap as serving it.
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from tidegate_sidecar.core.counters import LEVELS
 from tidegate_sidecar.core.pending import Pending
@@ -55,6 +56,24 @@ class Queue:
         return bool(self._full)
 
     @property
+    def head(self) -> Pending:
+        """The oldest request of the highest level; the queue is not empty."""
+        return next(next(iter(line)) for line in self._levels.values() if line)
+
+    @property
+    def turn(self) -> tuple[int, float]:
+        """What the next batch is judged by where versions take turns; the queue is not empty.
+
+        Level and time of arrival of the request a quarter into it. By the first one, a version with
+        little traffic would wait for a batch more than an equal request of the other version; by
+        the middle one, for less.
+        """
+        line = next(line for line in self._levels.values() if line)
+        quarter = min(len(line), self._limit) // 4
+        pending = next(islice(line, quarter, None))
+        return pending.priority, pending.arrived
+
+    @property
     def oldest(self) -> float:
         """When the oldest request arrived; the queue is not empty."""
         return min(next(iter(line)).arrived for line in self._levels.values() if line)
@@ -87,8 +106,7 @@ class Queue:
         Nobody of a group overtakes: the first that does not fit ends the batch. One that is
         larger than the limit by itself goes alone.
         """
-        head = next(next(iter(line)) for line in self._levels.values() if line)
-        group = head.plan.group
+        group = self.head.plan.group
         batch: list[Pending] = []
         rows = 0
         for pending in self._in_order(group):

@@ -5,6 +5,7 @@ Every request goes the same way: decode, route, admit, wait, batch, answer; and 
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -13,7 +14,14 @@ from tidegate_contract import names
 from tidegate_contract.table import RoutingTable
 from tidegate_sidecar.core.admission import Quotas, quotas
 from tidegate_sidecar.core.batcher import Batch, Batcher, Served
-from tidegate_sidecar.core.counters import LEVELS, Counters, Outcome
+from tidegate_sidecar.core.compare import Tensors
+from tidegate_sidecar.core.counters import (
+    BUCKET_STRATA,
+    LEVEL_STRATA,
+    LEVELS,
+    Counters,
+    Outcome,
+)
 from tidegate_sidecar.core.exchange import (
     Answer,
     BadReplyError,
@@ -22,24 +30,38 @@ from tidegate_sidecar.core.exchange import (
     read_reply,
     request_json,
 )
+from tidegate_sidecar.core.feedback import Feedback, covariate
+from tidegate_sidecar.core.mirror import Found, Mirror
 from tidegate_sidecar.core.pending import Pending
 from tidegate_sidecar.core.refusal import Refusal, Unserved, lost, malformed, unavailable
 from tidegate_sidecar.core.request import Buffer, Decoder, Plan, priority_from_header
 from tidegate_sidecar.core.routing import Router, default_arm
+from tidegate_sidecar.core.shadows import Shadow
+from tidegate_sidecar.core.tokens import ARMS, Subject
+from tidegate_sidecar.core.users import Users
 from tidegate_sidecar.core.version import VersionInfo
 
 Result = Answer | Refusal
+Pair = tuple[Shadow, Tensors | Refusal]
+"""A copy, with stable's answer, and what was answered to it."""
 
 
 class ModelRuntime:
-    """Decides for every request of one model. Times are seconds of any one steady clock."""
+    """Decides for every request of one model. Times are seconds of any one steady clock.
 
-    def __init__(self, model: str, pod_uid: str) -> None:
+    ``issuer``: see ``Feedback``. ``direct_at``: by version, when a request last named it itself.
+    """
+
+    def __init__(self, model: str, pod_uid: str, issuer: int = 0) -> None:
         self.model = model
         self.table: RoutingTable | None = None
         self.counters = Counters()
+        self.users = Users()
+        self.feedback = Feedback(issuer)
+        self.direct_at: dict[int, float] = {}
         self._router = Router(model, pod_uid)
         self._batcher = Batcher()
+        self.mirror = Mirror(f"{model}/{pod_uid}", self._batcher, self.counters)
         self._decoder = Decoder()
         self._quotas = Quotas({}, {})
         self._displaced: list[Pending] = []
@@ -50,7 +72,10 @@ class ModelRuntime:
         self._quotas = quotas(table)
         self._router.change(table)
         self.counters.follow(table)
+        self.users.follow(table.assignment)
+        self.feedback.follow(table)
         self._batcher.configure(table.batch, self._quotas.device)
+        self.mirror.follow(table)
 
     def version_ready(self, info: VersionInfo) -> None:
         """Send requests to a version from now on."""
@@ -63,6 +88,7 @@ class ModelRuntime:
         """Send nothing more to a version; what waited for it is for ``replan``."""
         if version in self._batcher.served:
             self._displaced += self._batcher.stop(version)
+            self.mirror.version_gone(version)
 
     @property
     def ready(self) -> Mapping[int, VersionInfo]:
@@ -141,9 +167,17 @@ class ModelRuntime:
                 refused.append((pending, refusal))
         return refused
 
-    def poll(self, now: float) -> list[Batch]:
-        """Take out the batches that are to be sent now."""
-        batches = self._batcher.poll(now)
+    @property
+    def waiting(self) -> int:
+        """Requests that wait, without shadows."""
+        return self._batcher.waiting
+
+    def poll(self, now: float, *, quiet: bool = True) -> list[Batch]:
+        """Take out the batches that are to be sent now.
+
+        ``quiet``: no request of another model waits for this device.
+        """
+        batches = self._batcher.poll(now, quiet=quiet)
         for batch in batches:
             self.counters.batch(batch.version, batch.rows)
         return batches
@@ -169,14 +203,9 @@ class ModelRuntime:
         """Read Triton's answer to a batch: one result for each member, in their order."""
         if status != HTTPStatus.OK:
             return [_error(status, body)] * len(batch.members)
-        cut = len(body) if json_length is None else json_length
-        parts = [
-            Part(one.plan.rows, one.plan.call.outputs, one.decoded.id) for one in batch.members
-        ]
-        label = b'"model_name":"%b","model_version":"%d"' % (self.model.encode(), batch.version)
         try:
-            reply = read_reply(body[:cut])
-            return Splitter(label, reply, memoryview(body)[cut:], batch.rows).split(parts)
+            splitter = self._splitter(batch, json_length, body)
+            return splitter.split([_part(one) for one in batch.members])
         except BadReplyError as error:
             refusal = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
             return [refusal] * len(batch.members)
@@ -194,10 +223,72 @@ class ModelRuntime:
                 pending.end(outcome, now)
         self._batcher.finished(batch, now)
 
+    def reflect(
+        self,
+        batch: Batch,
+        json_length: int | None,
+        body: bytes,
+        results: Sequence[Result],
+        now: float,
+    ) -> None:
+        """Copy what was answered well to another version, as far as the table asks for that.
+
+        After the answers are out: nobody waits for it. The arguments are those of ``complete`` and
+        what that returned.
+        """
+        row = 0
+        for pending, result in zip(batch.members, results, strict=True):
+            if isinstance(result, Answer) and self.mirror.chooses(pending):
+                splitter = self._splitter(batch, json_length, body)
+                answered = splitter.tensors(_part(pending), row)
+                self.mirror.copy(pending, answered, batch, now)
+            row += pending.plan.rows
+
+    def complete_shadows(
+        self, batch: Batch, status: int, json_length: int | None, body: bytes
+    ) -> list[Tensors | Refusal]:
+        """Read Triton's answer to a batch of copies: one result for each, in their order."""
+        if status != HTTPStatus.OK:
+            return [_error(status, body)] * len(batch.members)
+        rows = (one.plan.rows for one in batch.members)
+        try:
+            splitter = self._splitter(batch, json_length, body)
+            return [
+                splitter.tensors(_part(one), row)
+                for one, row in zip(batch.members, accumulate(rows, initial=0), strict=False)
+            ]
+        except BadReplyError as error:
+            refusal = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
+            return [refusal] * len(batch.members)
+
+    def finish_shadows(
+        self, batch: Batch, results: Sequence[Tensors | Refusal], now: float
+    ) -> list[Pair]:
+        """Free the slot of a batch of copies; returns the pairs that are to be judged."""
+        shadows = self._batcher.shadows.in_flight
+        self._batcher.finished(batch, now)
+        return list(zip(shadows, results, strict=True))
+
+    def judge(self, pair: Pair, found: Found, now: float) -> None:
+        """Count a pair. ``found``: what ``mirror.compare`` said of it."""
+        shadow, result = pair
+        self.mirror.judge(shadow, result, _outcome(result), found, now)
+
     def look(self, now: float) -> None:
         """Count what is overdue though unanswered: before every scrape."""
         for pending in self._batcher.unanswered():
             pending.look(now)
+        self.mirror.look(now)
+
+    def _splitter(self, batch: Batch, json_length: int | None, body: bytes) -> Splitter:
+        """Read the JSON of an answer.
+
+        Raises:
+            BadReplyError: it is not understood.
+        """
+        cut = len(body) if json_length is None else json_length
+        label = b'"model_name":"%b","model_version":"%d"' % (self.model.encode(), batch.version)
+        return Splitter(label, read_reply(body[:cut]), memoryview(body)[cut:], batch.rows)
 
     def _route(self, pending: Pending, version: int | None, headers: Mapping[str, str]) -> None:
         """Give a request to its arm, or to the default one where that is not ready here.
@@ -208,16 +299,41 @@ class ModelRuntime:
         if self.table is None:
             raise unavailable(f"model {self.model} has no routing table yet")
         if version is not None:
-            self._assign(pending, names.ARM_DIRECT, self._named(version), concerned=False)
+            self._assign(pending, names.ARM_DIRECT, self._named(version))
+            self.direct_at[version] = pending.arrived
             return
         if pending.decoded.call.alone:
             raise malformed("parameters.sequence_id: a sequence must name its version in the path")
-        arm = self._router.route(headers.get(self._router.header) if self._router.header else None)
-        if served := self._batcher.served.get(arm.version):
-            self._assign(pending, arm.name, served, concerned=True)
-        else:
+        header = self._router.header
+        arm, bucket, mark = self._router.route(headers.get(header) if header else None)
+        served = self._batcher.served.get(arm.version)
+        if not served:
             pending.arm = arm.name
             self._fall_back(pending)
+            return
+        self._assign(pending, arm.name, served)
+        if arm.name != names.ARM_UNASSIGNED:
+            if bucket is not None:
+                pending.stratum = BUCKET_STRATA[bucket]
+                self.users.see(arm.name, mark)
+            elif not header:
+                pending.stratum = LEVEL_STRATA[pending.priority]
+            self._concern(pending, bucket, headers)
+
+    def _concern(self, pending: Pending, bucket: int | None, headers: Mapping[str, str]) -> None:
+        """Make a request evidence for or against its arm."""
+        pending.evidence = True
+        checks = pending.tally.checks.get(pending.stratum)
+        if checks is None:
+            checks = self.counters.concerning(
+                pending.arm, pending.version, pending.priority, pending.stratum
+            )
+        pending.checks = checks
+        experiment = self.feedback.experiment
+        if experiment and pending.arm in ARMS:
+            header = experiment.covariate
+            known = covariate(headers.get(header.lower())) if header else None
+            pending.subject = Subject(pending.arm, pending.version, bucket, known)
 
     def _named(self, version: int) -> Served:
         if served := self._batcher.served.get(version):
@@ -234,7 +350,7 @@ class ModelRuntime:
         if not served:
             raise unavailable(f"version {default.version} of model {self.model} is not ready")
         self.counters.fell_back(pending.arm)
-        self._assign(pending, default.name, served, concerned=False)
+        self._assign(pending, default.name, served)
 
     def _reassign(self, pending: Pending) -> None:
         """Give a request to its version again, where that is back, else to the default arm.
@@ -244,17 +360,16 @@ class ModelRuntime:
         """
         if served := self._batcher.served.get(pending.version):
             plan = Plan.of(pending.decoded.call, served.interface)
-            pending.assign(pending.arm, pending.version, plan, pending.tally, pending.checks)
+            pending.move(plan)
         elif pending.arm == names.ARM_DIRECT:
             raise unavailable(f"version {pending.version} of model {self.model} has gone")
         else:
             self._fall_back(pending)
 
-    def _assign(self, pending: Pending, arm: str, served: Served, *, concerned: bool) -> None:
+    def _assign(self, pending: Pending, arm: str, served: Served) -> None:
         plan = Plan.of(pending.decoded.call, served.interface)
         tally = self.counters.tally(arm, served.info.version, pending.priority)
-        checks = tally.checks if concerned else ()
-        pending.assign(arm, served.info.version, plan, tally, checks)
+        pending.assign(arm, served.info.version, plan, tally)
 
     def _admit(self, pending: Pending, now: float) -> None:
         """Hold a request to the bounds of the queue.
@@ -289,8 +404,12 @@ def _error(status: int, body: bytes) -> Refusal:
     return Refusal(status, message)
 
 
-def _outcome(result: Result) -> Outcome:
-    if isinstance(result, Answer):
+def _part(pending: Pending) -> Part:
+    return Part(pending.plan.rows, pending.plan.call.outputs, pending.decoded.id)
+
+
+def _outcome(result: Result | Tensors) -> Outcome:
+    if not isinstance(result, Refusal):
         return "ok"
     server = result.status >= HTTPStatus.INTERNAL_SERVER_ERROR
     return "server_error" if server else "client_error"

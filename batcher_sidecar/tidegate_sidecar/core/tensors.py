@@ -102,7 +102,7 @@ def to_json(data: memoryview, datatype: str, where: str) -> list[Any]:
     """
     if datatype == BYTES:
         try:
-            return [str(element, "utf-8") for element in _elements(data)]
+            return [str(element, "utf-8") for element in elements(data)]
         except UnicodeDecodeError as error:
             raise malformed(f"{where}: not UTF-8 text, ask for it as binary data") from error
     if datatype == "BOOL":
@@ -119,7 +119,7 @@ def check_elements(data: memoryview, count: int, where: str) -> None:
         Refusal: a length points beyond the end, or there are more or fewer elements.
     """
     try:
-        found = sum(1 for _ in _elements(data))
+        found = sum(1 for _ in elements(data))
     except ValueError as error:
         raise malformed(f"{where}: {error}") from error
     if found != count:
@@ -134,7 +134,7 @@ def row_offsets(data: memoryview, rows: int, elements_in_row: int) -> list[int]:
     """
     ends = [0]
     position = 0
-    for element in _elements(data):
+    for element in elements(data):
         position += _LENGTH.size + len(element)
         ends.append(position)
     if len(ends) != rows * elements_in_row + 1:
@@ -142,7 +142,12 @@ def row_offsets(data: memoryview, rows: int, elements_in_row: int) -> list[int]:
     return ends[::elements_in_row] if elements_in_row else [0] * (rows + 1)
 
 
-def _elements(data: memoryview) -> Iterable[memoryview]:
+def elements(data: memoryview) -> Iterable[memoryview]:
+    """Walk the elements of a BYTES tensor.
+
+    Raises:
+        ValueError: a length points beyond the end.
+    """
     position = 0
     while position < len(data):
         start = position + _LENGTH.size

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from tidegate_contract.acknowledgement import PodReport
@@ -21,6 +22,7 @@ class Admin:
         problems: Problems,
         report: Callable[[], PodReport],
         metrics: Callable[[], bytes],
+        pairs: Handler,
     ) -> None:
         self._problems = problems
         self._report = report
@@ -30,6 +32,7 @@ class Admin:
         application.router.add_get("/readyz", self._readyz)
         application.router.add_get("/routing", self._routing)
         application.router.add_get("/metrics", self._scrape)
+        application.router.add_get("/pairs", pairs)
         self._runner = web.AppRunner(application, access_log=None)
 
     async def start(self, host: str | None, port: int) -> None:

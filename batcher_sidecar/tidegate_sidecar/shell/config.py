@@ -35,6 +35,7 @@ class Settings:
     model_repository: Path | None
     state_directory: Path | None
     table_directory: Path | None
+    secret_directory: Path | None
     drain_grace: float
 
 
@@ -130,6 +131,14 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         Path,
         "",
         "where the tables' ConfigMaps are mounted, each in a folder of its own name",
+    )
+    add(
+        "--secret-directory",
+        "TIDEGATE_SECRET_DIRECTORY",
+        Path,
+        "",
+        "where the models' Secrets are mounted, each in a folder of its own name: they are read"
+        " there, not from the API server",
     )
     add("--drain-grace", "TIDEGATE_DRAIN_GRACE", _seconds, "20", "seconds to drain at the end")
     return parser

@@ -25,11 +25,19 @@ from tidegate_contract.table import RoutingTable
 from tidegate_sidecar.core.loading import Load, Loading, Unload
 from tidegate_sidecar.core.runtime import ModelRuntime
 from tidegate_sidecar.core.version import VersionInfo
-from tidegate_sidecar.shell.repository import ConfigFileError, read_config
-from tidegate_sidecar.shell.triton import Config, Triton, TritonError, TritonGoneError
+from tidegate_sidecar.shell.repository import ConfigFileError, read_config, versions_on_disk
+from tidegate_sidecar.shell.triton import (
+    PROBE_TIMEOUT,
+    Config,
+    Triton,
+    TritonError,
+    TritonGoneError,
+)
 
 POLL: Final = 0.5
 """Seconds between two looks at Triton."""
+SEARCH: Final = 10.0
+"""Seconds between two searches for versions that the table does not name."""
 
 _UNLOADED: Final = ("", "unloaded")
 """What Triton gives as reason for a version that is not there for no fault of its own."""
@@ -60,6 +68,8 @@ class VersionKeeper:
         self._clear_of = clear_of
         self._loading = Loading(pod_uid)
         self._present: set[int] = set()
+        self._found: set[int] = set()
+        self._searched_at = float("-inf")
         self._config: Config | None = None
         self._wake = asyncio.Event()
         self._lost = False
@@ -78,10 +88,18 @@ class VersionKeeper:
             self._runtime.table, serving=self._runtime.ready, present=self._present
         )
 
+    def undeclared(self) -> list[int]:
+        """The versions in the model repository that the table does not name."""
+        table = self._runtime.table
+        named = {row.version for row in table.versions} if table else set()
+        return sorted(self._found - named)
+
     async def watch(self) -> None:
         """Notice for ever when Triton goes and comes, and when a version of it is gone."""
         while True:
             await self._look()
+            if self.alive:
+                await self._search()
             await asyncio.sleep(POLL)
 
     async def act(self) -> None:
@@ -113,6 +131,23 @@ class VersionKeeper:
             self.alive = False
         except TritonGoneError:
             self._lose()
+
+    async def _search(self) -> None:
+        """Look for versions that nobody asked for.
+
+        Triton's index has only those that it was once told to load: the repository itself is looked
+        into where it is mounted here.
+        """
+        now = asyncio.get_running_loop().time()
+        if now - self._searched_at < SEARCH:
+            return
+        self._searched_at = now
+        if self._repository:
+            self._found = await asyncio.to_thread(versions_on_disk, self._repository, self._model)
+            return
+        with suppress(TimeoutError, TritonError, TritonGoneError):
+            async with asyncio.timeout(PROBE_TIMEOUT):
+                self._found = set(await self._triton.states(self._model))
 
     def _lose(self) -> None:
         if self.alive:

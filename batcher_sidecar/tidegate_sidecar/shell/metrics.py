@@ -14,11 +14,27 @@ from prometheus_client.registry import Collector
 
 from tidegate_contract import names
 from tidegate_sidecar.core.counters import Counters, Histogram
+from tidegate_sidecar.core.feedback import Feedback
 from tidegate_sidecar.core.runtime import ModelRuntime
 
 _ARM = ("model", "version", "arm")
 _LEVEL = (*_ARM, "priority")
-_CHECK = (*_ARM, "check", "priority")
+_CHECK = (*_ARM, "check", "priority", "bucket")
+_OUTCOME = (*_ARM, "metric", "bucket")
+_PLAIN_SUMS = {
+    "count": "Outcomes that clients reported.",
+    "pos": "Sum of those above 0.",
+    "neg": "Sum of those below 0, its sign dropped.",
+    "squares": "Sum of their squares.",
+}
+_SUMS = {
+    **_PLAIN_SUMS,
+    "covariate_pos": "Sum of the covariates above 0.",
+    "covariate_neg": "Sum of the covariates below 0, its sign dropped.",
+    "covariate_squares": "Sum of the squares of the covariates.",
+    "cross_pos": "Sum of outcome times covariate, where above 0.",
+    "cross_neg": "Sum of outcome times covariate, where below 0, its sign dropped.",
+}
 
 
 def render(
@@ -45,9 +61,7 @@ class _Models(Collector):
         """All families; each holds the samples of all models."""
         families = _Families()
         for model, runtime in self._runtimes.items():
-            families.add(model, runtime.counters)
-            if runtime.table:
-                families.revision.add_metric([model], runtime.table.revision)
+            families.add(model, runtime)
         return families
 
 
@@ -88,6 +102,23 @@ class _Families:
             "Requests that the default arm served for one not ready.",
             labels=("model", "from"),
         )
+        self.mirrors = CounterMetricFamily(
+            "tidegate_mirror",
+            "Copies of requests by what became of them.",
+            labels=(*_ARM, "outcome"),
+        )
+        self.feedback = CounterMetricFamily(
+            "tidegate_feedback",
+            "Outcomes that clients reported, by what became of them.",
+            labels=("model", "outcome"),
+        )
+        self.tokens = CounterMetricFamily(
+            names.METRIC_TOKENS, "Answers that carried a feedback token.", labels=_ARM
+        )
+        self.sums = {
+            part: CounterMetricFamily(f"{names.METRIC_FEEDBACK}_{part}", text, labels=_OUTCOME)
+            for part, text in _SUMS.items()
+        }
         self.restarts = CounterMetricFamily(
             "tidegate_triton_restarts", "Times that Triton was found restarted.", labels=("model",)
         )
@@ -96,25 +127,45 @@ class _Families:
         )
 
     def __iter__(self) -> Iterator[Metric]:
-        return iter(vars(self).values())
+        for family in vars(self).values():
+            yield from family.values() if isinstance(family, dict) else [family]
 
-    def add(self, model: str, counters: Counters) -> None:
-        """Take over one model's counters."""
+    def add(self, model: str, runtime: ModelRuntime) -> None:
+        """Take over what one model counted."""
+        counters = runtime.counters
+        if runtime.table:
+            self.revision.add_metric([model], runtime.table.revision)
+        self._add_feedback(model, runtime.feedback)
         self._add_checks(model, counters)
         self._add_tallies(model, counters)
         for (arm, version), histogram in counters.durations.items():
             _observe(self.duration, [model, _version(version), arm], histogram)
         for version, histogram in counters.batch_sizes.items():
             _observe(self.batch_size, [model, _version(version)], histogram)
+        for (version, outcome), count in counters.mirror.items():
+            labels = [model, _version(version), names.ARM_SHADOW, outcome]
+            self.mirrors.add_metric(labels, count)
         for arm, count in counters.fallbacks.items():
             self.fallback.add_metric([model, arm], count)
         self.restarts.add_metric([model], counters.triton_restarts)
 
     def _add_checks(self, model: str, counters: Counters) -> None:
-        for (check, arm, version, level), count in counters.checks.items():
-            labels = [model, _version(version), arm, check, str(level)]
+        for (check, arm, version, stratum), count in counters.checks.items():
+            labels = [model, _version(version), arm, check, *stratum]
             self.check_requests.add_metric(labels, count.requests)
             self.check_bad.add_metric(labels, count.bad)
+
+    def _add_feedback(self, model: str, feedback: Feedback) -> None:
+        for outcome, count in feedback.outcomes.items():
+            self.feedback.add_metric([model, outcome], count)
+        for (arm, version), count in feedback.issued.items():
+            self.tokens.add_metric([model, _version(version), arm], count)
+        with_covariate = feedback.experiment and feedback.experiment.covariate
+        for (metric, arm, version, bucket), sums in feedback.sums.items():
+            labels = [model, _version(version), arm, metric, bucket]
+            for part, family in self.sums.items():
+                if with_covariate or part in _PLAIN_SUMS:
+                    family.add_metric(labels, getattr(sums, part))
 
     def _add_tallies(self, model: str, counters: Counters) -> None:
         in_flight: dict[tuple[int, str], int] = {}

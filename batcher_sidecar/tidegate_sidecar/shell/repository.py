@@ -40,3 +40,12 @@ def read_config(repository: Path, model: str) -> dict[str, Any]:
         raise ConfigFileError(f"{file}: {error}") from error
     config: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
     return config
+
+
+def versions_on_disk(repository: Path, model: str) -> set[int]:
+    """The versions that a model has in the repository; none where that cannot be read."""
+    try:
+        names = [entry.name for entry in (repository / model).iterdir() if entry.is_dir()]
+    except OSError:
+        return set()
+    return {int(name) for name in names if name.isascii() and name.isdigit() and name[0] != "0"}

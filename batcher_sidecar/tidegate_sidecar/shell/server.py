@@ -7,10 +7,10 @@ and writes the answers that it is given.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from functools import lru_cache, partial
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -20,7 +20,7 @@ from tidegate_sidecar.core.endpoints import Kind, Target
 from tidegate_sidecar.core.pending import Pending
 from tidegate_sidecar.core.refusal import Refusal, malformed, unavailable
 from tidegate_sidecar.core.request import Buffer
-from tidegate_sidecar.core.runtime import ModelRuntime, Result
+from tidegate_sidecar.core.runtime import ModelRuntime, Pair, Result
 from tidegate_sidecar.shell import upstream
 from tidegate_sidecar.shell.connection import Connection
 from tidegate_sidecar.shell.http import Memory, RequestHead, read_request_head
@@ -28,6 +28,7 @@ from tidegate_sidecar.shell.http import Memory, RequestHead, read_request_head
 _log = logging.getLogger(__name__)
 
 _JSON: Final = b"Content-Type: application/json\r\n"
+_TOKEN_FIELD: Final = f"{names.HEADER_FEEDBACK}: %b\r\n".encode()
 _BINARY: Final = b"Content-Type: application/octet-stream\r\n"
 _DRAIN_STEP: Final = 0.05
 _CLEARING_SECONDS: Final = 0.05
@@ -35,6 +36,10 @@ _CLEARING_SECONDS: Final = 0.05
 _CLEARING_STEP: Final = 0.002
 _TAKING_SECONDS: Final = 0.02
 """Within this Triton has taken a call from its socket."""
+_LARGE: Final = 64 * 2**10
+"""Bytes of pairs that are judged together; fewer are compared within a few milliseconds."""
+_Read = TypeVar("_Read")
+"""What a member of a batch gets of its answer."""
 _MISTAKE: Final = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "a mistake of the sidecar")
 
 
@@ -48,7 +53,8 @@ class DataPlane:
     """Serves every model of one pod.
 
     ``triton_url``: host:port. ``clock``: seconds, steady; the one that ``metrics.render`` is given.
-    ``health_ready``: what ``/v2/health/ready`` answers; the control side sets it.
+    ``epoch``: seconds since 1970. ``health_ready``: what ``/v2/health/ready`` answers; the control
+    side sets it.
     """
 
     def __init__(
@@ -56,16 +62,18 @@ class DataPlane:
         runtimes: Mapping[str, ModelRuntime],
         triton_url: str,
         clock: Callable[[], float] = time.monotonic,
+        epoch: Callable[[], float] = time.time,
     ) -> None:
         self.health_ready: Callable[[], bool] = lambda: False
         self.draining = False
         self.connections: set[Connection] = set()
         self.read_head: Callable[[bytes], RequestHead] = Memory(read_request_head)
         self._clock = clock
+        self._epoch = epoch
         self._triton = upstream.Pool(triton_url)
-        self._models = {
-            name: _Model(runtime, self._triton, clock) for name, runtime in runtimes.items()
-        }
+        self._models: dict[str, _Model] = {}
+        for name, runtime in runtimes.items():
+            self._models[name] = _Model(runtime, self._triton, clock, self._models.values())
         self._server: asyncio.Server | None = None
         self._asking: set[asyncio.Task[None]] = set()
         self._clearing = asyncio.Lock()
@@ -90,6 +98,8 @@ class DataPlane:
         request that is on its way meanwhile is still answered.
         """
         self.draining = True
+        for model in self._models.values():
+            model.runtime.mirror.stop()
         if self._server:
             self._server.close()
         deadline = self._clock() + grace
@@ -137,6 +147,9 @@ class DataPlane:
             raise target
         if target.kind is Kind.INFER:
             self._model(target.model).infer(connection, head, target.version, body)
+        elif target.kind is Kind.FEEDBACK:
+            receipt = self._model(target.model).runtime.feedback.take(body, self._epoch())
+            connection.respond(HTTPStatus.OK, _JSON, [msgspec.json.encode(receipt)])
         elif target.kind is Kind.READY:
             ready = self.health_ready() and not self.draining
             status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
@@ -183,14 +196,20 @@ class _Model:
     """Drives one model's runtime: polls it when something happened, and when it asks for it."""
 
     def __init__(
-        self, runtime: ModelRuntime, triton: upstream.Pool, clock: Callable[[], float]
+        self,
+        runtime: ModelRuntime,
+        triton: upstream.Pool,
+        clock: Callable[[], float],
+        pod: "Collection[_Model]",
     ) -> None:
         self.runtime = runtime
+        self._pod = pod
         self._triton = triton
         self._clock = clock
         self._scheduled = False
         self._held = False
         self._timer: asyncio.TimerHandle | None = None
+        self._comparing: set[asyncio.Task[None]] = set()
 
     def infer(
         self, connection: Connection, head: RequestHead, version: int | None, body: bytes
@@ -237,7 +256,7 @@ class _Model:
         if self._held:
             return
         now = self._clock()
-        for batch in self.runtime.poll(now):
+        for batch in self.runtime.poll(now, quiet=self._is_quiet()):
             self._send(batch)
         if self._timer:
             self._timer.cancel()
@@ -246,6 +265,12 @@ class _Model:
         if wake is not None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(max(wake - now, 0.0), self._schedule)
+
+    def _is_quiet(self) -> bool:
+        """Whether no other model of the pod has requests waiting; asked for shadows alone."""
+        return not self.runtime.mirror.on or not any(
+            model.runtime.waiting for model in self._pod if model is not self
+        )
 
     def _send(self, batch: Batch) -> None:
         try:
@@ -260,19 +285,67 @@ class _Model:
 
     def _done(self, batch: Batch, response: upstream.Response | Refusal) -> None:
         """Answer every member, whatever it was that came."""
-        results = self._results(batch, response)
+        if batch.shadow:
+            self._shadows_done(batch, response)
+            return
+        results = self._results(batch, response, self.runtime.complete)
         for pending, result in zip(batch.members, results, strict=True):
             if not pending.cancelled:
                 self._answer(pending, result)
+        if self.runtime.mirror.on and not isinstance(response, Refusal):
+            self._reflect(batch, response, results)
         self.runtime.finish(batch, results, self._clock())
         self._schedule()
+        if len(self._pod) > 1:
+            self._wake_mirrors()
 
-    def _results(self, batch: Batch, response: upstream.Response | Refusal) -> Sequence[Result]:
+    def _wake_mirrors(self) -> None:
+        """Shadows of other models may have waited for what this one had waiting."""
+        for model in self._pod:
+            if model.runtime.mirror.on:
+                model._schedule()  # noqa: SLF001 - of the same class
+
+    def _reflect(
+        self, batch: Batch, response: upstream.Response, results: Sequence[Result]
+    ) -> None:
+        """Mirror what has been answered."""
+        _, json_length, _, body = response
+        try:
+            self.runtime.reflect(batch, json_length, body, results, self._clock())
+        except Exception:  # noqa: BLE001 - it is answered, and must be finished
+            _log.exception("a request could not be mirrored")
+
+    def _shadows_done(self, batch: Batch, response: upstream.Response | Refusal) -> None:
+        """Compare, in place of answering: nobody waits."""
+        results = self._results(batch, response, self.runtime.complete_shadows)
+        pairs = self.runtime.finish_shadows(batch, results, self._clock())
+        task = asyncio.get_running_loop().create_task(self._compare(pairs))
+        self._comparing.add(task)
+        task.add_done_callback(self._comparing.discard)
+        self._schedule()
+
+    async def _compare(self, pairs: Sequence[Pair]) -> None:
+        """Judge pairs; large answers are compared aside, so that nobody's request stands still."""
+        large = sum(shadow.size for shadow, _ in pairs) > _LARGE
+        try:
+            for pair in pairs:
+                compare = partial(self.runtime.mirror.compare, *pair)
+                found = await asyncio.to_thread(compare) if large else compare()
+                self.runtime.judge(pair, found, self._clock())
+        except Exception:  # noqa: BLE001 - real requests go on
+            _log.exception("answers could not be compared")
+
+    def _results(
+        self,
+        batch: Batch,
+        response: upstream.Response | Refusal,
+        read: Callable[[Batch, int, int | None, bytes], Sequence[_Read]],
+    ) -> Sequence[_Read | Refusal]:
         if isinstance(response, Refusal):
             return [response] * len(batch.members)
         status, json_length, _, body = response
         try:
-            return self.runtime.complete(batch, status, json_length, body)
+            return read(batch, status, json_length, body)
         except Exception:  # noqa: BLE001 - as above
             _log.exception("an answer could not be read")
             return [_MISTAKE] * len(batch.members)
@@ -283,6 +356,8 @@ class _Model:
         if isinstance(result, Refusal):
             connection.refuse(result, labels)
             return
+        if pending.subject and (token := self.runtime.feedback.token(pending.subject)):
+            labels += _TOKEN_FIELD % token
         form = _form(len(result.json)) if result.binary else _JSON
         connection.respond(HTTPStatus.OK, form + labels, (result.json, *result.data))
 

@@ -1,72 +1,31 @@
 """Follows one model's routing table: at the API server, in its own copy, in a mounted file.
 
-The watch asks for one object by name, the only form of list and watch that a role with
-resourceNames allows. Without the API server the pod goes on with the table that it has; the
-deletion of a table is no table to apply and is ignored.
+Without the API server the pod goes on with the table that it has; the deletion of a table is no
+table to apply and is ignored.
 """
 
 import asyncio
 import logging
-import random
-from collections.abc import Callable
-from http import HTTPStatus
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from types import MappingProxyType
+from typing import Final
 
-import aiohttp
 import msgspec
-from kubernetes.aio.client import ApiClient, ApiException
+from kubernetes.aio.client import ApiClient
 
 from tidegate_contract import names
-from tidegate_contract.acknowledgement import Acknowledgement, VersionState
+from tidegate_contract.acknowledgement import Acknowledgement, UserSample, VersionState
 from tidegate_contract.table import RoutingTable, TableError
 from tidegate_sidecar.core.adoption import Adoption, Shown
+from tidegate_sidecar.shell.follower import Followed, Follower
 
-WATCH_SECONDS: Final = 30
-"""A watch ends by itself after so long and goes on where it was: what a firewall has silently
-cut off is noticed that soon, for one small request of each pod."""
-ANSWER_SECONDS: Final = 10.0
-"""How long an answer, or the end of a watch, may be overdue."""
 BOOT_PATIENCE: Final = 10.0
 """Seconds before a pod that cannot reach the API server calls its own copy good enough."""
-FIRST_PAUSE: Final = 0.1
-LONGEST_PAUSE: Final = 5.0
 FILE_SECONDS: Final = 5.0
 """Between two looks at the mounted file; the kubelet itself takes a minute or more."""
 
 _log = logging.getLogger(__name__)
-
-
-class _Metadata(msgspec.Struct, rename="camel"):
-    uid: str = ""
-    resource_version: str = ""
-
-
-class _ConfigMap(msgspec.Struct):
-    metadata: _Metadata
-    data: dict[str, str] = {}
-
-    def shown(self) -> Shown:
-        return Shown(
-            text=self.data.get(names.TABLE_KEY, ""),
-            digest=self.data.get(names.DIGEST_KEY, "").strip(),
-            uid=self.metadata.uid,
-        )
-
-
-class _List(msgspec.Struct):
-    metadata: _Metadata
-    items: list[_ConfigMap]
-
-
-class _Status(msgspec.Struct):
-    code: int = 0
-    message: str = ""
-
-
-class _Event(msgspec.Struct):
-    type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"]
-    object: msgspec.Raw
 
 
 class TableWatcher:
@@ -94,7 +53,14 @@ class TableWatcher:
         self.current = False
         """Whether the table applied is, as far as can be known, the one in force."""
 
-    def acknowledge(self, versions: dict[int, VersionState]) -> Acknowledgement:
+    def acknowledge(
+        self,
+        versions: dict[int, VersionState],
+        *,
+        undeclared: Sequence[int] = (),
+        direct_at: Mapping[int, float] = MappingProxyType({}),
+        users: UserSample | None = None,
+    ) -> Acknowledgement:
         """What is acknowledged of the model."""
         table, applied = self._adoption.table, self._adoption.applied
         return Acknowledgement(
@@ -103,6 +69,9 @@ class TableWatcher:
             digest=applied.digest if applied else "",
             refused=self._adoption.refused,
             versions=versions,
+            undeclared=list(undeclared),
+            direct_at=dict(direct_at),
+            users=users,
         )
 
     def boot(self) -> None:
@@ -118,7 +87,7 @@ class TableWatcher:
                 tasks.create_task(self._poll_file())
             if self._api:
                 tasks.create_task(self._lose_patience())
-                tasks.create_task(self._follow(self._api))
+                tasks.create_task(self._follower(self._api).run())
             else:
                 self.current = True
 
@@ -173,75 +142,22 @@ class TableWatcher:
         await asyncio.sleep(BOOT_PATIENCE)
         self.current = True
 
-    async def _follow(self, api: ApiClient) -> None:
-        pause = FIRST_PAUSE
-        while True:
-            try:
-                version = await self._list(api)
-                self.current = True
-                while True:
-                    version = await self._watch(api, version)
-                    pause = FIRST_PAUSE
-            except (ApiException, aiohttp.ClientError, OSError, msgspec.DecodeError) as error:
-                self._say(f"the API server cannot be followed: {_reason(error)}")
-            # Pods that lost the same API server must not come back to it at the same moment.
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
-            pause = min(2 * pause, LONGEST_PAUSE)
-
-    async def _list(self, api: ApiClient) -> str:
-        """Offer the table as it is now; returns the version to watch from."""
-        async with asyncio.timeout(ANSWER_SECONDS):
-            response = await self._get(api)
-            found = msgspec.json.decode(await response.read(), type=_List)
-        for item in found.items:
-            self._offer(item.shown())
-        return found.metadata.resource_version
-
-    async def _watch(self, api: ApiClient, version: str) -> str:
-        """Offer each new table until the watch ends; returns the version to go on from."""
-        async with asyncio.timeout(WATCH_SECONDS + ANSWER_SECONDS):
-            response = await self._get(
-                api,
-                watch="true",
-                resourceVersion=version,
-                timeoutSeconds=str(WATCH_SECONDS),
-                allowWatchBookmarks="true",
-            )
-            try:
-                async for line in response.content:
-                    version = self._handle(msgspec.json.decode(line, type=_Event))
-            finally:
-                response.close()
-        return version
-
-    def _handle(self, event: _Event) -> str:
-        if event.type == "ERROR":
-            status = msgspec.json.decode(event.object, type=_Status)
-            raise ApiException(status=status.code, reason=status.message)
-        found = msgspec.json.decode(event.object, type=_ConfigMap)
-        if event.type in ("ADDED", "MODIFIED"):
-            self._offer(found.shown())
-        elif event.type == "DELETED":
-            _log.warning("%s: its table was deleted; the one applied stays", self._model)
-        return found.metadata.resource_version
-
-    async def _get(self, api: ApiClient, **query: str) -> aiohttp.ClientResponse:
-        """Ask for the ConfigMap by name.
-
-        With the client's transport and credentials, but not through its typed calls: their models
-        cost 25 MiB in every pod.
-        """
-        request = await api.param_serialize(
-            "GET",
-            f"/api/v1/namespaces/{self._namespace}/configmaps",
-            query_params=[("fieldSelector", f"metadata.name={self._name}"), *query.items()],
-            auth_settings=["BearerToken"],
+    def _follower(self, api: ApiClient) -> Follower:
+        return Follower(
+            api,
+            self._namespace,
+            "configmaps",
+            self._name,
+            found=lambda found: self._offer(_shown(found)),
+            listed=self._listed,
+            deleted=lambda: _log.warning(
+                "%s: its table was deleted; the one applied stays", self._model
+            ),
+            failed=self._say,
         )
-        answer = await api.call_api(*request)
-        response: aiohttp.ClientResponse = answer.response
-        if response.status != HTTPStatus.OK:
-            raise ApiException(status=response.status, reason=_message(await response.read()))
-        return response
+
+    def _listed(self) -> None:
+        self.current = True
 
     # Both
 
@@ -266,6 +182,14 @@ class TableWatcher:
         self._said = text
 
 
+def _shown(found: Followed) -> Shown:
+    return Shown(
+        text=found.data.get(names.TABLE_KEY, ""),
+        digest=found.data.get(names.DIGEST_KEY, "").strip(),
+        uid=found.metadata.uid,
+    )
+
+
 def _read_mounted(folder: Path) -> Shown | None:
     """The table in a mounted ConfigMap.
 
@@ -280,16 +204,3 @@ def _read_mounted(folder: Path) -> Shown | None:
     except OSError:  # optional: there is no such ConfigMap, or it has just been swapped
         return None
     return Shown(text=text, digest=digest.strip())
-
-
-def _message(body: bytes) -> str:
-    try:
-        return msgspec.json.decode(body, type=_Status).message
-    except msgspec.DecodeError:
-        return body.decode(errors="replace")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ApiException):
-        return f"{error.status} {error.reason}"
-    return str(error) or type(error).__name__

@@ -3,12 +3,13 @@
 from collections import deque
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tidegate_contract.table import BatchSettings
-from tidegate_sidecar.core.batcher import WINDOW, Batch, Batcher, DeviceTime
+from tidegate_sidecar.core.batcher import PATIENCE, WINDOW, Batch, Batcher, DeviceTime
 from tidegate_sidecar.core.counters import Counters
 from tidegate_sidecar.core.pending import Pending
 from tidegate_sidecar.core.request import Call, Decoded, Group, Input, Plan
@@ -31,7 +32,7 @@ def pending(
     one = Pending(None, Decoded(b"", priority, call, (), rows * shape), b"", 0, priority, now)
     group = Group((("x", "INT8", (shape,)),), (), b"{}", batched=True, alone=alone)
     plan = Plan(call, group, rows)
-    one.assign("stable", version, plan, COUNTERS.tally("stable", version, priority), ())
+    one.assign("stable", version, plan, COUNTERS.tally("stable", version, priority))
     return one
 
 
@@ -193,7 +194,7 @@ def test_a_version_that_stops_gives_its_queue_back_and_ends_its_batches() -> Non
     assert made.poll(1.0) == []
 
 
-def test_a_bounded_version_yields_the_device_while_others_wait() -> None:
+def test_a_bounded_version_that_is_slower_pauses_while_others_wait() -> None:
     made = batcher(info(1, max_batch_size=1), info(2, max_batch_size=1), shares={2: 0.1})
 
     def run(version: int, seconds: float, now: float) -> float:
@@ -202,35 +203,102 @@ def test_a_bounded_version_yields_the_device_while_others_wait() -> None:
         made.finished(batch, now + seconds)
         return now + seconds
 
-    now = run(2, 1.0, 0.0)  # nobody else waits
-    now = run(1, 1.0, now)
+    now = run(1, 1.0, 0.0)
+    now = run(2, 2.0, now)  # nobody else waits
     offer(made, pending(now, version=1), pending(now, version=1), pending(now, version=2))
     (stable,) = made.poll(now)
-    assert stable.version == 1  # one of stable's still waits, and 2 has had half of the time
-    assert made.next_wake() == 1.0 + WINDOW
+    assert stable.version == 1  # one of stable's still waits
+    assert made.next_wake() == pytest.approx(now + 9 * 2.0)
     made.finished(stable, now + 0.1)
     # The last of stable's is sent, nobody else waits: now it may.
     assert [batch.version for batch in made.poll(now + 0.1)] == [1, 2]
 
 
-def test_a_bounded_version_goes_on_when_the_window_has_moved() -> None:
-    made = batcher(info(1, max_batch_size=1), info(2, max_batch_size=1), shares={2: 0.1})
-    offer(made, pending(version=2))
-    made.finished(poll_one(made), 1.0)
-    offer(made, *(pending(1.0, version=1) for _ in range(2)), pending(1.0, version=2))
-    assert [batch.version for batch in made.poll(1.0)] == [1]  # and it hangs
-    wake = made.next_wake()
-    assert wake == 1.0 + WINDOW
-    assert [batch.version for batch in made.poll(wake)] == [2]
+def test_a_pause_ends_though_others_wait_on() -> None:
+    made = batcher(info(1, max_batch_size=1), info(2, max_batch_size=1), shares={2: 0.25})
+    for version, sent, ended in ((1, 0.0, 1.0), (2, 1.0, 2.5)):
+        offer(made, pending(sent, version=version))
+        made.finished(poll_one(made, sent), ended)
+    offer(made, *(pending(2.5, version=1) for _ in range(2)), pending(2.5, version=2))
+    assert [batch.version for batch in made.poll(2.5)] == [1]  # and it hangs
+    assert made.next_wake() == 7.0  # three times 1.5 s after its end
+    assert [batch.version for batch in made.poll(7.0)] == [2]
+
+
+def test_a_bounded_version_takes_its_turn() -> None:
+    made = batcher(shares={2: 0.1})
+    made.serve(info(2))
+    offer(made, pending(0.0))
+    stable = poll_one(made)
+    first, _, last = offer(made, pending(0.1), pending(0.2, version=2), pending(0.3))
+    assert made.poll(0.4) == []  # its slot is free, but stable's next request came before
+    assert made.next_wake() == 0.2 + PATIENCE
+    made.finished(stable, 0.5)
+    (stable, canary) = made.poll(0.5)
+    assert stable.members == [first, last]
+    assert canary.version == 2
+    offer(made, pending(0.6, version=2), pending(0.7))
+    made.finished(canary, 0.8)
+    assert poll_one(made, 0.8).version == 2  # stable's waits too, but came after
+
+
+def test_a_turn_is_not_waited_for_below_a_higher_level_nor_for_ever() -> None:
+    made = batcher(info(1), info(2), shares={2: 0.1})
+    offer(made, pending(0.0))
+    poll_one(made)  # and it hangs
+    offer(made, pending(0.1))
+    offer(made, pending(0.2, version=2, priority=2))
+    canary = poll_one(made, 0.2)
+    offer(made, pending(0.3, version=2))
+    made.finished(canary, 0.4)
+    assert made.poll(0.4) == []
+    assert made.next_wake() == 0.3 + PATIENCE
+    assert poll_one(made, 0.3 + PATIENCE).version == 2
+
+
+def test_a_main_version_waits_for_nobody() -> None:
+    made = batcher(info(1), info(2), shares={2: 0.1})
+    offer(made, pending(0.0, version=2))
+    poll_one(made)  # and it hangs
+    offer(made, pending(0.1, version=2), pending(0.2))
+    assert poll_one(made, 0.2).version == 1
+
+
+def device_time(*batches: tuple[int, float, float]) -> DeviceTime:
+    """From each batch's version and when it was sent and finished."""
+    device = DeviceTime()
+    many = [(Batch(version, [], 1, sent), end) for version, sent, end in batches]
+    events = [(one.sent_at, 1, one) for one, _ in many] + [(end, 0, one) for one, end in many]
+    for now, sent, one in sorted(events, key=lambda event: event[:2]):
+        if sent:
+            device.sent(one)
+        else:
+            device.finished(one, now)
+    return device
+
+
+def test_waiting_for_the_others_batch_is_not_being_slower() -> None:
+    # The device works off 10 ms of the one, then 4 ms of the other, and so on.
+    device = device_time((1, 0.0, 0.010), (2, 0.0, 0.014), (1, 0.010, 0.024), (2, 0.010, 0.028))
+    assert not device.slower(2, 1, 0.028)
+    device = device_time((1, 0.0, 0.010), (2, 0.0, 0.030), (1, 0.010, 0.040), (2, 0.010, 0.060))
+    assert device.slower(2, 1, 0.060)  # 20 ms each
+
+
+def test_sharing_with_the_others_batch_is_not_being_slower() -> None:
+    # The device works on both at once: 4 ms of the one beside 5 ms of the other.
+    device = device_time((1, 0.0, 0.009), (2, 0.0, 0.008), (1, 0.010, 0.015))
+    assert not device.slower(2, 1, 0.015)
+    # 20 ms of the one beside several times 5 ms of the other.
+    device = device_time((2, 0.0, 0.035), *((1, 0.01 * i, 0.01 * (i + 1)) for i in range(3)))
+    assert device.slower(2, 1, 0.035)
 
 
 def test_device_time_is_forgotten_with_its_window() -> None:
-    device = DeviceTime()
-    device.add(1, 3.0, 10.0)
-    device.add(2, 1.0, 12.0)
-    assert device.share(1, 12.0) == 0.75
-    assert device.share(2, 10.0 + WINDOW) == 1.0
-    assert device.share(2, 12.0 + WINDOW) == 0.0
+    device = device_time((1, 0.0, 1.0), (2, 1.0, 3.0))
+    assert device.slower(2, 1, 1.0)
+    assert not device.slower(2, 3, 1.0)  # there is nothing to compare with
+    assert not device.slower(2, 1, 1.0 + WINDOW)
 
 
 class Batching(RuleBasedStateMachine):

@@ -1,13 +1,23 @@
 """What Prometheus reads, by its own parser."""
 
+import json
 from typing import Any
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tidegate_contract.table import BatchSettings, Check, ErrorCheck, SlowCheck
+from tidegate_contract.table import (
+    BatchSettings,
+    Check,
+    ErrorCheck,
+    Experiment,
+    Outcome,
+    SlowCheck,
+)
 from tidegate_sidecar.core.refusal import Refusal
 from tidegate_sidecar.core.runtime import ModelRuntime
+from tidegate_sidecar.core.tokens import Subject
 from tidegate_sidecar.shell.metrics import render
 
 CHECKS: list[Check] = [
@@ -46,15 +56,14 @@ def finish(runtime: ModelRuntime, now: float, status: int = 500) -> None:
         runtime.finish(batch, results, now)
 
 
-def test_every_series_of_a_check_exists_with_its_table(runtime: ModelRuntime) -> None:
+def test_each_check_and_arm_has_an_anchor_with_its_table(runtime: ModelRuntime) -> None:
     shown = samples(runtime)
     for name in ("tidegate_check_requests_total", "tidegate_check_bad_total"):
-        # arm, check, model, priority, version
+        # arm, bucket, check, model, priority, version
         assert shown[name] == {
-            (arm, check.id, "m", str(level), version): 0
+            (arm, "", check.id, "m", "3", version): 0
             for arm, version in (("stable", "1"), ("canary", "2"))
             for check in CHECKS
-            for level in range(1, 6)
         }
     assert shown["tidegate_routing_revision"] == {("m",): 7}
     assert shown["tidegate_triton_restarts_total"] == {("m",): 0}
@@ -86,13 +95,13 @@ def test_what_is_counted(make: Any, runtime: ModelRuntime) -> None:
     assert shown["tidegate_queue_seconds_count"][labels] == 1
     assert shown["tidegate_batch_size_bucket"]["1.0", "m", version] == 1
     assert shown["tidegate_triton_restarts_total"] == {("m",): 1}
-    assert shown["tidegate_check_bad_total"][arm, CHECKS[0].id, "m", "1", version] == 1
+    assert shown["tidegate_check_bad_total"][arm, "", CHECKS[0].id, "m", "1", version] == 1
 
 
 def test_a_look_counts_what_hangs(make: Any, runtime: ModelRuntime) -> None:
     pending = make.submit(runtime, 1.0)
     runtime.poll(1.0)
-    labels = (pending.arm, CHECKS[1].id, "m", "3", str(pending.version))
+    labels = (pending.arm, "", CHECKS[1].id, "m", "3", str(pending.version))
     assert samples(runtime, 1.05)["tidegate_check_bad_total"][labels] == 0
     for now in (2.0, 3.0):
         shown = samples(runtime, now)
@@ -115,3 +124,40 @@ def test_a_model_without_a_table(make: Any) -> None:
     shown = samples(runtime)
     assert shown["tidegate_requests_total"] == {("none", "m", "rejected", "3", ""): 1}
     assert "tidegate_routing_revision" not in shown
+
+
+def test_sums_of_feedback(make: Any, runtime: ModelRuntime) -> None:
+    table = make.table(("control", 1, 5_000), ("treatment", 2, 5_000), revision=8)
+    test = Experiment(uid="u", outcomes=[Outcome(name="stars", kind="Value", low=-9, high=9)])
+    runtime.apply(msgspec.structs.replace(table, experiment=test))
+    runtime.feedback.use(b"0123456789abcdef")
+    for value in (3.0, -1.0):
+        token = runtime.feedback.token(Subject("treatment", 2, None, None))
+        assert token
+        body = json.dumps([{"token": token.decode(), "value": value}, {"token": "mine"}])
+        runtime.feedback.take(body.encode(), 0.0)
+    shown = samples(runtime)
+    sums = {
+        name.removeprefix("tidegate_feedback_value_"): values
+        for name, values in shown.items()
+        if name.startswith("tidegate_feedback_value_")
+    }
+    # arm, bucket, metric, model, version
+    treatment, control = (
+        (arm, "", "stars", "m", version) for arm, version in (("treatment", "2"), ("control", "1"))
+    )
+    assert {part: values[treatment] for part, values in sums.items()} == {
+        "count_total": 2,
+        "pos_total": 3,
+        "neg_total": 1,
+        "squares_total": 10,
+    }
+    assert {values[control] for values in sums.values()} == {0}
+    assert shown["tidegate_feedback_total"] == {("m", "accepted"): 2, ("m", "forged"): 2}
+    assert shown["tidegate_feedback_tokens_total"] == {
+        ("treatment", "m", "2"): 2,
+        ("control", "m", "1"): 0,
+    }
+    covariate = msgspec.structs.replace(test, covariate="x-history")
+    runtime.apply(msgspec.structs.replace(table, experiment=covariate, revision=9))
+    assert samples(runtime)["tidegate_feedback_value_cross_neg_total"][treatment] == 0

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegate_contract.table import WHOLE, Arm, Assignment
-from tidegate_sidecar.core.routing import Router, Spread, default_arm
+from tidegate_sidecar.core.routing import Router, Spread, default_arm, hashed
 
 
 def arms(*weights: int) -> list[Arm]:
@@ -96,8 +96,8 @@ def test_places_within_a_stratum_are_spread_over_all_of_it() -> None:
     spread.change(arms(9_500, 500), b"pod")
     places = Counter(i % 20 for i in range(40_000) if spread.next().name == "arm1")
     assert len(places) == 20
-    assert min(places.values()) > 50  # of 100 on average
-    assert max(places.values()) < 160
+    assert min(places.values()) > 60  # of 100 on average: more than four standard deviations
+    assert max(places.values()) < 140
 
 
 def test_pods_do_not_step_together() -> None:
@@ -127,7 +127,7 @@ def places(make: Any) -> list[tuple[str, float]]:
                     assignment=Assignment(header="X-User", salt="uid"),
                 )
             )
-            return router.route(key).name == "canary"
+            return router.route(key)[0].name == "canary"
 
         first = bisect.bisect_left(range(WHOLE + 1), True, key=on_canary)
         found.append((key, first / WHOLE))
@@ -169,8 +169,8 @@ def test_an_arm_that_alone_grows_keeps_everybody(
         router.change(table)
         routers.append(router)
     for i in range(100):
-        if routers[0].route(str(i)).name == before[grows].name:
-            assert routers[1].route(str(i)).name == before[grows].name
+        if routers[0].route(str(i))[0].name == before[grows].name:
+            assert routers[1].route(str(i))[0].name == before[grows].name
 
 
 def test_sticky_is_the_same_on_every_pod_and_needs_its_salt(make: Any) -> None:
@@ -183,7 +183,7 @@ def test_sticky_is_the_same_on_every_pod_and_needs_its_salt(make: Any) -> None:
                 assignment=Assignment(header="h", salt=salt),
             )
         )
-        return [router.route(str(i)).name for i in range(200)]
+        return [router.route(str(i))[0].name for i in range(200)]
 
     assert arms_of("a", "s") == arms_of("b", "s")
     assert arms_of("a", "s") != arms_of("a", "t")
@@ -194,11 +194,63 @@ def test_without_a_key_the_spread_decides(make: Any) -> None:
     assignment = Assignment(header="X-User", salt="s")
     router.change(make.table(("stable", 1, 7_500), ("canary", 2, 2_500), assignment=assignment))
     assert router.header == "x-user"
-    assert Counter(router.route(None).name for _ in range(400)) == {"stable": 300, "canary": 100}
+    assert Counter(router.route(None)[0].name for _ in range(400)) == {"stable": 300, "canary": 100}
 
 
-def test_the_default_arm_is_stables_largest(make: Any) -> None:
+def test_the_default_arm_is_stables_largest_or_control(make: Any) -> None:
     table = make.table(("canary", 3, 5_000), ("stable", 1, 2_000), ("stable", 2, 3_000))
     assert default_arm(table) == table.split[2]
     table = make.table(("control", 1, 4_000), ("treatment", 2, 6_000))
-    assert default_arm(table) == table.split[1]
+    assert default_arm(table) == table.split[0]
+
+
+def a_test(make: Any, treatment: int, *, pod: str = "pod", unassigned: int | None = 1) -> Router:
+    """A router of a test that gives the treatment so many basis points."""
+    router = Router("m", pod)
+    assignment = Assignment(header="X-User", salt="uid", unassigned=unassigned)
+    split = (("control", 1, WHOLE - treatment), ("treatment", 2, treatment))
+    router.change(make.table(*split, assignment=assignment))
+    return router
+
+
+def test_nobody_leaves_the_treatment_while_it_grows_on_any_pod_or_after_a_restart(
+    make: Any,
+) -> None:
+    before: set[int] = set()
+    for revision, weight in enumerate((500, 2_000, 5_000, 6_500, WHOLE)):
+        one, another = a_test(make, weight), a_test(make, weight, pod=f"pod-{revision}")
+        on = {i for i in range(2_000) if one.route(f"user-{i}")[0].name == "treatment"}
+        assert on == {i for i in range(2_000) if another.route(f"user-{i}")[0].name == "treatment"}
+        assert before <= on
+        before = on
+    assert len(before) == 2_000
+
+
+def test_without_a_key_a_test_serves_one_version_as_an_arm_of_its_own(make: Any) -> None:
+    router = a_test(make, 9_000)
+    for key in (None, ""):
+        arm, bucket, _ = router.route(key)
+        assert (arm.name, arm.version, bucket) == ("unassigned", 1, None)
+    spread = a_test(make, 9_000, unassigned=None)
+    arms = Counter(spread.route(None)[0].name for _ in range(100))
+    assert arms == {"control": 10, "treatment": 90}
+
+
+def test_buckets_are_even_and_have_nothing_to_do_with_the_arm(make: Any) -> None:
+    router = a_test(make, 5_000)
+    counts: Counter[tuple[str, int]] = Counter()
+    for i in range(64_000):
+        arm, bucket, _ = router.route(f"user-{i}")
+        assert bucket is not None
+        counts[arm.name, bucket] += 1
+    assert set(counts) == {(arm, i) for arm in ("control", "treatment") for i in range(64)}
+    # Chi-squared with 127 degrees of freedom; the keys are fixed.
+    assert sum((count - 500) ** 2 / 500 for count in counts.values()) < 127 + 4 * (2 * 127) ** 0.5
+
+
+def test_marks_are_spread_over_all_64_bits_whatever_the_arm() -> None:
+    users = [hashed("s", f"user-{i}") for i in range(4_000)]
+    assert len({mark for _, _, mark in users}) == 4_000
+    low = [place < 2**63 for place, _, mark in users if mark < 2**63]
+    assert abs(len(low) - 2_000) < 4 * 1_000**0.5
+    assert abs(sum(low) - 1_000) < 4 * 750**0.5

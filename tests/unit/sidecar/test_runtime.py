@@ -1,23 +1,30 @@
 """One model: where requests go, who is let in, what counts for whom."""
 
+import itertools
 import json
+from base64 import b64decode
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from tidegate_contract.table import (
     Assignment,
     BatchSettings,
     ErrorCheck,
+    Experiment,
     LoadedVersion,
+    Outcome,
     SlowCheck,
 )
 from tidegate_sidecar.core.admission import quotas
 from tidegate_sidecar.core.batcher import Batch
 from tidegate_sidecar.core.exchange import Answer
 from tidegate_sidecar.core.refusal import Refusal, lost, unavailable
+from tidegate_sidecar.core.routing import hashed
 from tidegate_sidecar.core.runtime import ModelRuntime
+from tidegate_sidecar.core.tokens import Subject
 
 CANARY = (("stable", 1, 5_000), ("canary", 2, 5_000))
 ERRORS = ErrorCheck(id="errors/rollback@1", arms=["stable", "canary"])
@@ -59,10 +66,10 @@ def iter_batches(runtime: ModelRuntime, now: float) -> Iterator[Batch]:
 
 
 def checks(runtime: ModelRuntime, check: str) -> dict[tuple[str, int, int], tuple[int, int]]:
-    """(arm, version, level) to (requests, bad), zeros left out."""
+    """(arm, version, level or bucket) to (requests, bad), zeros left out."""
     return {
-        (arm, version, level): (count.requests, count.bad)
-        for (id_, arm, version, level), count in runtime.counters.checks.items()
+        (arm, version, int("".join(stratum) or -1)): (count.requests, count.bad)
+        for (id_, arm, version, stratum), count in runtime.counters.checks.items()
         if id_ == check and count.requests
     }
 
@@ -201,8 +208,9 @@ def test_a_canary_that_fills_its_part_of_the_queue_answers_for_it(make: Any) -> 
         make.submit(runtime, headers={"k": key})
     with pytest.raises(Refusal, match="arm canary has 20 requests waiting"):
         make.submit(runtime, headers={"k": key})
-    assert checks(runtime, SLOW.id) == {("canary", 2, 3): (1, 1)}
-    assert checks(runtime, ERRORS.id) == {("canary", 2, 3): (1, 0)}
+    bucket = hashed("s", key)[1]
+    assert checks(runtime, SLOW.id) == {("canary", 2, bucket): (1, 1)}
+    assert checks(runtime, ERRORS.id) == {("canary", 2, bucket): (1, 0)}
 
 
 @pytest.mark.parametrize(
@@ -292,7 +300,8 @@ def test_a_version_that_is_ready_again_is_used(make: Any) -> None:
 def test_tables_keep_what_they_count(make: Any) -> None:
     table = make.table(*CANARY, checks=[ERRORS, SLOW])
     runtime = make.runtime(table, make.version(1), make.version(2))
-    assert len(runtime.counters.checks) == 2 * 2 * 5  # every series exists before any request
+    anchors = {(series.check, series.arm) for series in runtime.counters.checks}
+    assert len(runtime.counters.checks) == len(anchors) == 2 * 2  # before any request
     make.submit(runtime)
     run(runtime, 0.0)
     before = checks(runtime, ERRORS.id)
@@ -414,3 +423,89 @@ def test_the_table_names_what_may_be_asked_for(make: Any) -> None:
     assert runtime.default_version == 1
     with pytest.raises(Refusal):
         _ = ModelRuntime("m", "pod").default_version
+
+
+TEST = Experiment(
+    uid="uid", outcomes=[Outcome(name="accuracy", kind="Binary")], covariate="X-History"
+)
+
+
+def a_test(make: Any, **fields: Any) -> ModelRuntime:
+    """Control is version 1, treatment version 2; a user named 1 is on control, 2 on treatment."""
+    table = make.table(
+        ("control", 1, 5_000),
+        ("treatment", 2, 5_000),
+        assignment=Assignment(header="X-User", salt="salt-1", unassigned=1),
+        checks=[ErrorCheck(id=ERRORS.id, arms=["control", "treatment"])],
+        **fields,
+    )
+    table = msgspec.structs.replace(table, experiment=TEST)
+    runtime: ModelRuntime = make.runtime(table, make.version(1), make.version(2))
+    return runtime
+
+
+def users_of(runtime: ModelRuntime, arm: str, make: Any) -> Iterator[str]:
+    other = make.runtime(runtime.table, make.version(1), make.version(2))
+    for i in itertools.count():
+        if make.submit(other, headers={"x-user": str(i)}).arm == arm:
+            yield str(i)
+
+
+def test_feedback_is_wanted_on_both_arms_of_a_test_alone(make: Any) -> None:
+    runtime = a_test(make)
+    for arm, version in (("control", 1), ("treatment", 2)):
+        user = next(users_of(runtime, arm, make))
+        bucket = hashed("salt-1", user)[1]
+        one = make.submit(runtime, headers={"x-user": user, "x-history": "2.5"})
+        assert one.subject == Subject(arm, version, bucket, 2.5)
+        one = make.submit(runtime, headers={"x-user": user, "x-history": "long"})
+        assert one.subject == Subject(arm, version, bucket, None)
+        assert make.submit(runtime, version=version, headers={"x-user": user}).subject is None
+    unassigned = make.submit(runtime)
+    assert (unassigned.arm, unassigned.version, unassigned.subject) == ("unassigned", 1, None)
+    canary = make.runtime(make.table(*CANARY), make.version(1), make.version(2))
+    assert make.submit(canary).subject is None
+
+
+def test_unassigned_requests_and_fallbacks_are_no_evidence_for_anybody(make: Any) -> None:
+    runtime = a_test(make, batch=BatchSettings(max_wait=9.0))
+    user = next(users_of(runtime, "treatment", make))
+    waiting = make.submit(runtime, headers={"x-user": user})
+    runtime.version_gone(2)
+    assert runtime.replan(0.0) == []
+    late = make.submit(runtime, headers={"x-user": user})
+    make.submit(runtime)
+    for one in (waiting, late):
+        assert (one.arm, one.subject, one.evidence) == ("control", None, False)
+    assert len(run(runtime, 9.0)) == 3
+    assert checks(runtime, ERRORS.id) == {}
+    assert runtime.counters.fallbacks == {"treatment": 2}
+    sample = runtime.users.sample()
+    assert sample
+    assert set(sample.arms) == {"treatment"}  # it was asked for once
+
+
+def test_distinct_users_are_counted_by_arm(make: Any) -> None:
+    runtime = a_test(make)
+    for arm in ("control", "treatment"):
+        for user in itertools.islice(users_of(runtime, arm, make), 5):
+            for _ in range(2):
+                make.submit(runtime, headers={"x-user": user})
+    make.submit(runtime)
+    sample = runtime.users.sample()
+    assert sample
+    assert {arm: len(b64decode(marks)) // 8 for arm, marks in sample.arms.items()} == {
+        "control": 5,
+        "treatment": 5,
+    }
+
+
+def test_who_names_a_version_is_remembered(make: Any) -> None:
+    runtime = make.runtime(make.table(loaded=[2]), make.version(1), make.version(2))
+    make.submit(runtime, 1.0)
+    assert runtime.direct_at == {}
+    make.submit(runtime, 2.0, version=2)
+    make.submit(runtime, 3.0, version=2)
+    with pytest.raises(Refusal):
+        make.submit(runtime, 4.0, version=9)
+    assert runtime.direct_at == {2: 3.0}

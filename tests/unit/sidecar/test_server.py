@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp import web
 
 from tidegate_contract.acknowledgement import Tensor
-from tidegate_contract.table import BatchSettings, ErrorCheck
+from tidegate_contract.table import BatchSettings, ErrorCheck, Experiment, Outcome, RoutingTable
 from tidegate_sidecar.core.runtime import ModelRuntime
 from tidegate_sidecar.shell.server import DataPlane
 from tidegate_tools.addresses import free_port
@@ -596,3 +597,72 @@ async def test_any_bytes_leave_the_server_alive(
     async with client.post(served.infer, json=as_json(1, 2)) as answer:
         assert (await answer.json())["outputs"][0]["data"] == [2, 3]
     assert set(outcomes(served.runtime)) <= {"ok", "client_error", "cancelled"}
+
+
+@pytest.fixture
+def table_of(make: Any) -> Callable[..., RoutingTable]:
+    """A table with a test that gives the treatment all of the traffic."""
+
+    def made(**fields: Any) -> RoutingTable:
+        outcomes = [Outcome(name="accuracy", kind="Binary")]
+        table: RoutingTable = make.table(("control", 9, 0), ("treatment", 1, 10_000), revision=2)
+        test = Experiment(uid="uid", outcomes=outcomes, **fields)
+        return msgspec.structs.replace(table, experiment=test)
+
+    return made
+
+
+async def test_an_answer_of_a_test_carries_a_token_that_counts_once(
+    served: Served, client: aiohttp.ClientSession, table_of: Callable[..., RoutingTable]
+) -> None:
+    served.runtime.apply(table_of())
+    url = f"{served.url}/v2/models/m/feedback"
+    async with client.post(served.infer, json=as_json(1, 2)) as answer:
+        assert "tidegate-feedback" not in answer.headers  # the key is not known
+    served.runtime.feedback.use(b"0123456789abcdef")
+    async with client.post(served.infer, json=as_json(1, 2)) as answer:
+        assert answer.headers["tidegate-arm"] == "treatment"
+        token = answer.headers["tidegate-feedback"]
+    async with client.post(f"{served.url}/v2/models/m/versions/1/infer", json=as_json(1)) as answer:
+        assert "tidegate-feedback" not in answer.headers
+    async with client.post(url, json={"token": token, "correct": True}) as answer:
+        assert answer.status == 200
+        assert await answer.json() == {"accepted": 1, "refused": []}
+    async with client.post(url, json=[{"token": token, "correct": False}]) as answer:
+        assert await answer.json() == {
+            "accepted": 0,
+            "refused": [{"index": 0, "reason": "used"}],
+        }
+    (sums,) = (one for one in served.runtime.feedback.sums.values() if one.count)
+    assert (sums.count, sums.pos) == (1, 1.0)
+
+
+async def test_an_answer_that_failed_carries_no_token(
+    served: Served, client: aiohttp.ClientSession, table_of: Callable[..., RoutingTable]
+) -> None:
+    served.runtime.apply(table_of())
+    served.runtime.feedback.use(b"0123456789abcdef")
+    served.triton.fault = lambda _: web.json_response({"error": "no"}, status=500)
+    async with client.post(served.infer, json=as_json(1, 2)) as answer:
+        assert answer.status == 500
+        assert "tidegate-feedback" not in answer.headers
+
+
+async def test_feedback_that_cannot_be_taken(
+    served: Served, client: aiohttp.ClientSession, table_of: Callable[..., RoutingTable]
+) -> None:
+    async def status(data: bytes, model: str = "m") -> int:
+        async with client.post(f"{served.url}/v2/models/{model}/feedback", data=data) as answer:
+            assert (await answer.json()).keys() == {"error"}
+            return answer.status
+
+    entry = b'{"token": "x", "correct": true}'
+    assert await status(entry) == 409
+    assert await status(entry, "other") == 404
+    served.runtime.apply(table_of())
+    assert await status(entry) == 503
+    served.runtime.feedback.use(b"0123456789abcdef")
+    assert await status(b"{") == 400
+    assert await status(b" " * 2**21) == 413
+    assert served.runtime.feedback.sums.keys()
+    assert not any(one.count for one in served.runtime.feedback.sums.values())

@@ -8,6 +8,7 @@ import pytest
 from tidegate_contract import acknowledgement
 from tidegate_contract.acknowledgement import Acknowledgement, PodReport
 from tidegate_sidecar.shell.admin import Admin
+from tidegate_sidecar.shell.pairs import PairsPage
 from tidegate_tools.addresses import free_port
 
 REPORT = PodReport(
@@ -23,7 +24,12 @@ def problems() -> list[str]:
 @pytest.fixture
 async def client(problems: list[str]) -> AsyncIterator[aiohttp.ClientSession]:
     port = free_port()
-    admin = Admin(problems=lambda: problems, report=lambda: REPORT, metrics=lambda: b"a_total 1\n")
+    admin = Admin(
+        problems=lambda: problems,
+        report=lambda: REPORT,
+        metrics=lambda: b"a_total 1\n",
+        pairs=PairsPage({}).answer,
+    )
     await admin.start("127.0.0.1", port)
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
         yield session

@@ -25,9 +25,11 @@ def test_the_pods_environment_is_enough() -> None:
 
 def test_flags_win_over_the_environment() -> None:
     environment = {**POD, "TIDEGATE_PORT": "7000", "TIDEGATE_STATE_DIRECTORY": "/state"}
+    environment["TIDEGATE_SECRET_DIRECTORY"] = "/secrets"
     settings = read_settings(["--port", "7001", "--host", "127.0.0.2"], environment)
     assert (settings.host, settings.port) == ("127.0.0.2", 7001)
     assert settings.state_directory == Path("/state")
+    assert settings.secret_directory == Path("/secrets")
 
 
 def test_a_variable_that_is_set_to_nothing_is_not_set() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tidegate_sidecar.shell.repository import ConfigFileError, read_config
+from tidegate_sidecar.shell.repository import ConfigFileError, read_config, versions_on_disk
 
 
 def _write(repository: Path, text: str) -> None:
@@ -45,3 +45,11 @@ def test_a_mistake_is_named_with_its_place(tmp_path: Path) -> None:
     _write(tmp_path, "max_batch_size: 8\nbackendd: 1\n")
     with pytest.raises(ConfigFileError, match=r"config\.pbtxt: 2:1.*backendd"):
         read_config(tmp_path, "m")
+
+
+def test_versions_are_the_folders_that_triton_would_take_for_one(tmp_path: Path) -> None:
+    assert versions_on_disk(tmp_path, "m") == set()
+    for name in ("1", "12", "0", "03", "-4", "x", "\u0663"):
+        (tmp_path / "m" / name).mkdir(parents=True)
+    (tmp_path / "m" / "5").write_text("a file")
+    assert versions_on_disk(tmp_path, "m") == {1, 12}
