@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tidegate_contract.names import routing_table_name
+from tidegate_contract.names import feedback_secret_name, pairs_secret_name, routing_table_name
 from tidegate_tools import binaries
 from tidegate_tools.api import Api, ApiError
 from tidegate_tools.controlplane import ControlPlane
@@ -30,6 +30,8 @@ SIDECARS = [{"namespace": "shop", "serviceAccount": "digits-triton", "models": M
 FULL = {
     "image": {"tag": "7", "pullPolicy": "Never"},
     "imagePullSecrets": [{"name": "registry"}],
+    "prometheus": {"namespacedUrl": "http://proxy:8080/?namespace={namespace}"},
+    "userQueries": "Namespaced",
     "watchNamespaces": ["shop", "search"],
     "logLevel": "debug",
     "sidecars": SIDECARS,
@@ -87,6 +89,10 @@ def test_lint_finds_nothing(full: str) -> None:
     [
         (NEEDED[:1], "prometheus.url is needed: the Prometheus that scrapes the sidecars"),
         (NEEDED[1:], "image.repository is needed: where you pushed"),
+        (
+            (*NEEDED, "--set=userQueries=Namespaced"),
+            "prometheus.namespacedUrl is needed where userQueries is Namespaced",
+        ),
     ],
 )
 def test_needed_value_is_asked_for(given: tuple[str, ...], says: str) -> None:
@@ -102,6 +108,9 @@ def test_needed_value_is_asked_for(given: tuple[str, ...], says: str) -> None:
         ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
         ("prometheus.url=prometheus:9090", "/prometheus/url"),
         ("prometheus.scrapeInterval=15", "/prometheus/scrapeInterval"),
+        ("prometheus.namespacedUrl=http://proxy:8080", "/prometheus/namespacedUrl"),
+        ("userQueries=On", "/userQueries.*'Enabled', 'Namespaced', 'Disabled'"),
+        ("userQueries=null", "missing property 'userQueries'"),
         ("watchNamespaces=shop", "/watchNamespaces"),
         ("watchNamespaces={Shop}", "/watchNamespaces/0"),
         ("logLevel=trace", "/logLevel"),
@@ -144,7 +153,7 @@ def test_crds_are_those_of_the_project(keep: str, policy: str | None) -> None:
         if one["kind"] == "CustomResourceDefinition"
     ]
     policies = [crd["metadata"]["annotations"].pop("helm.sh/resource-policy", None) for crd in crds]
-    assert policies == [policy] * 3
+    assert policies == [policy] * 4
     files = (ROOT / "crds").iterdir()
     expected = {
         crd["metadata"]["name"]: crd for crd in map(yaml.safe_load, map(Path.read_text, files))
@@ -157,10 +166,38 @@ def test_crds_can_be_left_out() -> None:
     assert kinds == {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Deployment"}
 
 
-def test_sidecars_role_names_the_tables_as_the_operator_does(full: str) -> None:
+def test_sidecars_role_names_objects_as_the_operator_does(full: str) -> None:
     roles = [one for one in rendered(*NEEDED, full) if one["kind"] == "Role"]
-    (rule,) = [rule for role in roles for rule in role["rules"] if "resourceNames" in rule]
-    assert rule["resourceNames"] == [routing_table_name(model) for model in MODELS]
+    tables, keys = [rule for role in roles for rule in role["rules"] if "resourceNames" in rule]
+    assert tables["resourceNames"] == [routing_table_name(model) for model in MODELS]
+    names = (feedback_secret_name, pairs_secret_name)
+    assert keys["resourceNames"] == [name(model) for model in MODELS for name in names]
+
+
+@pytest.mark.parametrize(
+    ("values", "address"),
+    [
+        ((), None),
+        (("--set=userQueries=Disabled",), None),
+        (("--set=prometheus.namespacedUrl=http://p/?namespace={namespace}",), None),
+        (
+            (
+                "--set=userQueries=Namespaced",
+                "--set=prometheus.namespacedUrl=http://p/?namespace={namespace}",
+            ),
+            "http://p/?namespace={namespace}",
+        ),
+    ],
+)
+def test_queries_of_users_go_where_the_values_say(
+    values: tuple[str, ...], address: str | None
+) -> None:
+    deployment = only(rendered(*NEEDED, *values), "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    environment = {one["name"]: one["value"] for one in container["env"]}
+    said = [value.removeprefix("--set=userQueries=") for value in values if "userQ" in value]
+    assert environment["TIDEGATE_USER_QUERIES"] == (said or ["Enabled"])[0]
+    assert environment.get("TIDEGATE_NAMESPACED_PROMETHEUS_URL") == address
 
 
 def test_monitors_find_the_containers_ports(full: str) -> None:
@@ -231,21 +268,28 @@ def test_release_with_every_value_is_accepted(release: Release, full: str) -> No
     assert "No sidecar" not in notes
 
 
-def allowed(cluster: ControlPlane, may: str, namespace: str = "shop") -> bool:
-    """Whether the operator may do, say, `patch tidegate.dev modelversions/status`."""
+OPERATOR = "system:serviceaccount:tidegate-system:tidegate"
+SIDECAR = "system:serviceaccount:shop:digits-triton"
+
+
+def allowed(
+    cluster: ControlPlane, may: str, namespace: str = "shop", user: str = OPERATOR, name: str = ""
+) -> bool:
+    """Whether a user may do, say, `patch tidegate.dev modelversions/status`."""
     verb, group, resource = may.split()
     resource, _, subresource = resource.partition("/")
     review = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SubjectAccessReview",
         "spec": {
-            "user": "system:serviceaccount:tidegate-system:tidegate",
+            "user": user,
             "resourceAttributes": {
                 "verb": verb,
                 "group": group.replace("core", ""),
                 "resource": resource,
                 "subresource": subresource,
                 "namespace": namespace,
+                "name": name,
             },
         },
     }
@@ -271,21 +315,25 @@ IN_NAMESPACES = [
     *(f"{verb} core pods" for verb in ("get", "list", "watch")),
     *(f"{verb} core configmaps" for verb in ("get", "list", "watch", "create", "patch", "delete")),
     "create core events",
-    *(f"{verb} tidegate.dev canaryrollouts" for verb in ("get", "list", "watch")),
+    "create core secrets",
+    *(f"{verb} tidegate.dev canaryrollouts" for verb in ("get", "list", "watch", "patch")),
+    *(f"{verb} tidegate.dev abtests" for verb in ("get", "list", "watch", "patch")),
     *(
         f"patch tidegate.dev {kind}/status"
-        for kind in ("modelversions", "canaryrollouts", "batchpolicies")
+        for kind in ("modelversions", "canaryrollouts", "abtests", "batchpolicies")
     ),
 ]
 NEVER = [
-    "get core secrets",
+    *(f"{verb} core secrets" for verb in ("get", "list", "watch", "patch", "delete")),
     "create core pods",
     "delete core pods",
     "create core pods/exec",
     "update core configmaps",
     "patch core events",
-    "patch tidegate.dev canaryrollouts",
+    "patch tidegate.dev modelversions",
+    "patch tidegate.dev batchpolicies",
     "delete tidegate.dev modelversions",
+    "delete tidegate.dev canaryrollouts",
     "patch apiextensions.k8s.io customresourcedefinitions",
     "patch apps deployments",
     "escalate rbac.authorization.k8s.io clusterroles",
@@ -309,7 +357,7 @@ def test_operator_of_some_namespaces_has_no_right_in_others(
     assert [may for may in IN_NAMESPACES if allowed(cluster, may, "default")] == []
 
 
-def test_sidecar_may_watch_the_tables_of_its_models_only(
+def test_sidecar_may_list_and_watch_what_its_models_have_only(
     cluster: ControlPlane, release: Release
 ) -> None:
     release.install(f"--set-json=sidecars={json.dumps(SIDECARS)}")
@@ -317,16 +365,32 @@ def test_sidecar_may_watch_the_tables_of_its_models_only(
     token = json.loads(kubeconfig.read_text())["users"][0]["user"]["token"]
     sidecar = Api(cluster.server, cluster.ca, token)
 
-    def may_list(name: str) -> bool:
+    def may_list(resource: str, name: str) -> bool:
         query = f"?fieldSelector=metadata.name={name}" if name else ""
         try:
-            sidecar.request("GET", f"/api/v1/namespaces/shop/configmaps{query}")
+            sidecar.request("GET", f"/api/v1/namespaces/shop/{resource}{query}")
         except ApiError as error:
             if error.status != http.client.FORBIDDEN:
                 raise
             return False
         return True
 
-    assert eventually(lambda: all(may_list(routing_table_name(model)) for model in MODELS))
-    assert not may_list(routing_table_name("another"))
-    assert not may_list("")
+    kinds = (
+        ("configmaps", routing_table_name),
+        ("secrets", feedback_secret_name),
+        ("secrets", pairs_secret_name),
+    )
+    for resource, name in kinds:
+        for model in MODELS:
+            assert eventually(partial(may_list, resource, name(model))), name(model)
+            assert allowed(cluster, f"watch core {resource}", user=SIDECAR, name=name(model))
+        assert not may_list(resource, name("another"))
+        assert not may_list(resource, "")
+        assert not allowed(cluster, f"patch core {resource}", user=SIDECAR, name=name("digits"))
+
+
+def test_example_gives_a_sidecar_the_same_rights() -> None:
+    models = f"--set-json=sidecars={json.dumps([{**SIDECARS[0], 'models': ['digits']}])}"
+    role = only([one for one in rendered(*NEEDED, models) if one["kind"] == "Role"], "Role")
+    documents = yaml.safe_load_all((ROOT / "examples" / "triton.yaml").read_text())
+    assert only(list(documents), "Role")["rules"] == role["rules"]
