@@ -8,6 +8,7 @@ import base64
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,9 +30,8 @@ STAGE_ACCOUNT: Final = "demo-stage"
 SIDECAR_ACCOUNT: Final = "digits-triton"
 OURS: Final = ("app.kubernetes.io/part-of", RELEASE)
 TOKEN_SECONDS: Final = 24 * 3600
-CRDS: Final = tuple(
-    f"{plural}.{names.GROUP}" for plural in ("modelversions", "canaryrollouts", "batchpolicies")
-)
+PLURALS: Final = ("modelversions", "canaryrollouts", "abtests", "batchpolicies")
+CRDS: Final = tuple(f"{plural}.{names.GROUP}" for plural in PLURALS)
 
 Object = dict[str, Any]
 
@@ -57,7 +57,8 @@ class Cluster:
         Raises:
             ClusterError: it was refused; the message is kubectl's.
         """
-        environment = dict(os.environ)
+        plugins = Path(sys.executable).parent  # where kubectl finds its word tidegate
+        environment = {**os.environ, "PATH": f"{plugins}:{os.environ.get('PATH', '')}"}
         if self.kubeconfig:
             environment["KUBECONFIG"] = str(self.kubeconfig)
         ended = subprocess.run(
@@ -133,13 +134,10 @@ class Cluster:
         assert self._api is not None, "prepare() comes first"
         return self._api
 
-    def rollout(self, name: str) -> Object:
-        """A CanaryRollout; empty where there is none."""
-        return self._get(f"{_objects('canaryrollouts')}/{name}")
-
-    def model_version(self, name: str) -> Object:
-        """A ModelVersion; empty where there is none."""
-        return self._get(f"{_objects('modelversions')}/{name}")
+    def object(self, plural: str, name: str) -> Object:
+        """One of Tidegate's objects; empty where there is none."""
+        group = f"/apis/{names.GROUP}/{names.API_VERSION}"
+        return self._get(f"{group}/namespaces/{NAMESPACE}/{plural}/{name}")
 
     def events(self) -> Iterator[Object]:
         """The events about Tidegate's objects, oldest first."""
@@ -232,10 +230,6 @@ class Cluster:
         authority = self._directory / "cluster-ca.crt"
         authority.write_bytes(base64.b64decode(address["certificate-authority-data"]))
         return Api(address["server"], authority, self._token(STAGE_ACCOUNT))
-
-
-def _objects(plural: str) -> str:
-    return f"/apis/{names.GROUP}/{names.API_VERSION}/namespaces/{NAMESPACE}/{plural}"
 
 
 def _is_ready(pod: Object) -> bool:

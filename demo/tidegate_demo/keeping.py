@@ -60,9 +60,11 @@ def keep(world: World, screen: Screen, status: int, report_to: int) -> None:
     screen.say("Everything goes on running, and the clients go on sending. To look around:")
     if world.cluster.kubeconfig:
         screen.say(f"export KUBECONFIG={world.cluster.kubeconfig}", "bold")
-    kubectl = binaries.ensure("kubectl")
-    if shutil.which("kubectl") != str(kubectl):
-        screen.say(f"export PATH={kubectl.parent}:$PATH", "bold")
+    programs = [binaries.ensure("kubectl"), Path(sys.executable).with_name("kubectl-tidegate")]
+    missing = [one for one in programs if shutil.which(one.name) != str(one)]
+    if missing:
+        folders = ":".join(str(one.parent) for one in missing)
+        screen.say(f"export PATH={folders}:$PATH", "bold")
     screen.say("To stop it: make demo-stop")
     world.traffic.start()
     os.write(report_to, str(status).encode())

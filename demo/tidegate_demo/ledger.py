@@ -7,7 +7,7 @@ Times are seconds since the epoch, as Prometheus and Kubernetes count them.
 import bisect
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from tidegate_contract import names
@@ -46,13 +46,26 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Report:
+    """What a user said of an answer, once a sidecar had taken it."""
+
+    time: float
+    arm: str
+    correct: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ArmFigures:
-    """One arm over a stretch of time; ``p95`` in seconds; ``version``: that of the last answer."""
+    """One arm over a stretch of time; ``p95`` in seconds; ``version``: that of the last answer;
+    ``reports``: all so far, and ``correct`` the share of them that say so.
+    """
 
     rate: float
     failed: int
     p95: float | None
     version: int | None
+    reports: int = 0
+    correct: float | None = None
 
 
 class Ledger:
@@ -63,6 +76,7 @@ class Ledger:
         self._answers: list[Answer] = []
         self.sent = 0
         self.failed_by_arm: Counter[str] = Counter()
+        self.reports: list[Report] = []
 
     def open(self) -> int:
         """Enter a request that is being sent; returns its number."""
@@ -74,6 +88,14 @@ class Ledger:
         self._answers.append(answer)
         if not answer.ok:
             self.failed_by_arm[answer.arm] += 1
+
+    def correct(self, answer: Answer) -> bool:
+        """Whether an answer is right about its image, as the client knows."""
+        return bool(answer.label == self._held_out.labels[answer.image])
+
+    def reported(self, report: Report) -> None:
+        """Enter what a user said."""
+        self.reports.append(report)
 
     @property
     def closed(self) -> int:
@@ -105,15 +127,32 @@ class Ledger:
         arms: defaultdict[str, list[Answer]] = defaultdict(list)
         for answer in self.since(now - window, now):
             arms[answer.arm].append(answer)
-        return {arm: _figures(answers, window) for arm, answers in arms.items()}
+        return {arm: self._figures(arm, answers, window) for arm, answers in arms.items()}
+
+    def _figures(self, arm: str, answers: list[Answer], window: float) -> ArmFigures:
+        share, reports = self.reported_right(arm) or (None, 0)
+        return ArmFigures(
+            rate=len(answers) / window,
+            failed=sum(not answer.ok for answer in answers),
+            p95=p95([answer.done - answer.sent for answer in answers]),
+            version=answers[-1].version,
+            reports=reports,
+            correct=share,
+        )
+
+    def reported_right(self, arm: str, since: float = 0.0) -> tuple[float, int] | None:
+        """The share of an arm's reports that say that it was right, and how many there are; None
+        without any.
+        """
+        said = [one.correct for one in self.reports if one.arm == arm and one.time >= since]
+        return (sum(said) / len(said), len(said)) if said else None
 
     def accuracy(self, version: int) -> tuple[float, int] | None:
         """A version's share of right answers and how many answers it gave; None without any."""
         read = [answer for answer in self._answers if answer.ok and answer.version == version]
         if not read:
             return None
-        right = sum(answer.label == self._held_out.labels[answer.image] for answer in read)
-        return right / len(read), len(read)
+        return sum(map(self.correct, read)) / len(read), len(read)
 
     def unlike_their_version(self) -> int:
         """Answers that are not what the named version says about the image that was sent."""
@@ -139,6 +178,14 @@ class Ledger:
         """How many requests each arm answered, failures included."""
         return Counter(answer.arm for answer in self._answers if answer.status)
 
+    def arms_of_users(self, arms: Collection[str]) -> dict[str, set[str]]:
+        """Which of these arms each user met that met any of them."""
+        met: defaultdict[str, set[str]] = defaultdict(set)
+        for answer in self._answers:
+            if answer.user is not None and answer.arm in arms:
+                met[answer.user].add(answer.arm)
+        return met
+
     def users_moved(self, start: float, end: float, old: int, new: int) -> tuple[int, int]:
         """How many sticky users the new version answered, and how many then met the old one."""
         met: dict[str, float] = {}
@@ -153,15 +200,6 @@ class Ledger:
             elif answer.version == old and answer.sent > met.get(user, end) + SWAP_SECONDS:
                 back.add(user)
         return len(met), len(back)
-
-
-def _figures(answers: list[Answer], window: float) -> ArmFigures:
-    return ArmFigures(
-        rate=len(answers) / window,
-        failed=sum(not answer.ok for answer in answers),
-        p95=p95([answer.done - answer.sent for answer in answers]),
-        version=answers[-1].version,
-    )
 
 
 def p95(seconds: Iterable[float]) -> float | None:

@@ -1,5 +1,6 @@
-"""The demo's four acts: a weak version serves, a better one takes over, a broken one is rolled
-back, one that does not fit is refused. Then the figures, and what shows that it all happened.
+"""The demo's five acts: a weak version serves, a better one wins a test against it and takes over,
+a broken one is rolled back, one that does not fit is refused. Then the figures, and what shows that
+it all happened.
 """
 
 import time
@@ -12,11 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tidegate_contract import names
 from tidegate_demo import proof
-from tidegate_demo.breach import breach, decided
-from tidegate_demo.cluster import MANIFESTS, NAMESPACE
-from tidegate_demo.ledger import p95
-from tidegate_demo.proof import Ending, Seen
-from tidegate_demo.view import Check, Screen, Snapshot
+from tidegate_demo.cluster import MANIFESTS
+from tidegate_demo.panel import Snapshot
+from tidegate_demo.proof import Counted, Ending, Seen
+from tidegate_demo.summary import summary
+from tidegate_demo.view import Check, Screen
 from tidegate_demo.web import fetch
 from tidegate_demo.world import World
 from tidegate_tools.api import ApiError
@@ -26,9 +27,7 @@ WINDOW_SECONDS: Final = 3.0
 SERVING_SECONDS: Final = 60.0
 ACT_SECONDS: Final = 150.0
 CALM_SECONDS: Final = 4.0
-FINISHED: Final = ("Succeeded", "RolledBack", "Failed")
-ROLLBACK_SHARES: Final = {"errors": 0.05, "latency": 0.05}
-"""Shares of bad requests that the manifests' rollback bounds allow."""
+FINISHED: Final = ("Succeeded", "RolledBack", "Failed", "Finished", "Stopped")
 
 
 class StoryBroken(Exception):  # noqa: N818 - it is named for what happened
@@ -37,13 +36,13 @@ class StoryBroken(Exception):  # noqa: N818 - it is named for what happened
 
 @dataclass(frozen=True)
 class Act:
-    """One act: what is applied, and the rollout that it brings."""
+    """One act: what is applied, and the rollout or test that it brings, by plural and name."""
 
     number: int
     title: str
     says: str
     manifest: str
-    rollout: str = ""
+    brings: tuple[str, str] | None = None
 
 
 ACTS: Final = (
@@ -51,29 +50,38 @@ ACTS: Final = (
         1,
         "A weak version serves",
         "Version 1 sees only the lower half of each image. Two pods serve it to clients that send\n"
-        "150 images a second; three in ten come from a user who is to stay on one version.",
+        "150 images a second; six in ten come from a user who is to stay on one version.",
         "1-weak.yaml",
     ),
     Act(
         2,
-        "A better version takes over",
-        "Version 2 sees whole images. It gets 10% of the traffic, and more as the evidence allows.",
-        "2-better.yaml",
-        "digits-2",
+        "Which one do users do better with?",
+        "Version 2 sees whole images. Half of the users get it, and all report which answers were\n"
+        "right. The first 30 seconds do not count: what was just loaded is still warming up.",
+        "2-test.yaml",
+        ("abtests", "digits-1-vs-2"),
     ),
     Act(
         3,
-        "A broken version is rolled back",
-        "Version 3 raises on one digit and takes 400 ms over another. Nobody is watching.",
-        "3-broken.yaml",
-        "digits-3",
+        "The better version takes over",
+        "Version 2 gets 10% of the traffic, and more as the evidence allows. Of one in five of\n"
+        "stable's requests it gets a copy: how often they disagree is shown, and decides nothing.",
+        "3-better.yaml",
+        ("canaryrollouts", "digits-2"),
     ),
     Act(
         4,
+        "A broken version is rolled back",
+        "Version 3 raises on one digit and takes 400 ms over another. Nobody is watching.",
+        "4-broken.yaml",
+        ("canaryrollouts", "digits-3"),
+    ),
+    Act(
+        5,
         "A version that does not fit is refused",
         "Version 4 wants images as 8 by 8; clients send 64 numbers. It must not get one request.",
-        "4-other-shape.yaml",
-        "digits-4",
+        "5-other-shape.yaml",
+        ("canaryrollouts", "digits-4"),
     ),
 )
 
@@ -88,7 +96,7 @@ class Told:
 
 class Story:
     """Tells the acts in a world. ``on_look`` is called at every look at a running act, with the
-    act's number and its rollout's status: a test makes its trouble there.
+    act's number and the status of what it brings: whoever wants trouble makes it there.
     """
 
     def __init__(
@@ -109,17 +117,19 @@ class Story:
         Raises:
             StoryBroken: an act did not end in time.
         """
-        serves, better, broken, other_shape = ACTS
+        serves, test, better, broken, other_shape = ACTS
         self._serve(serves)
         seen = Seen(
-            better=self._roll_out(better),
-            broken=self._roll_out(broken),
-            other_shape=self._roll_out(other_shape),
+            test=self._watch(test),
+            better=self._watch(better),
+            broken=self._watch(broken),
+            other_shape=self._watch(other_shape),
             finished=self._let_go(),
             counted=self._counted_by_sidecars(),
         )
         checks = proof.checks(seen, self._world.ledger, self._world.held_out)
-        self._summary(seen)
+        self._screen.act(len(ACTS) + 1, "What happened", "")
+        summary(self._world, self._screen, seen)
         self._screen.checks(checks)
         return Told(seen, checks)
 
@@ -132,8 +142,8 @@ class Story:
             calm = time.time() + CALM_SECONDS
             self._until(act, lambda _: time.time() > calm and self._is_answering(), SERVING_SECONDS)
 
-    def _roll_out(self, act: Act) -> Ending:
-        """Apply an act's rollout and watch it to its end, and a little longer."""
+    def _watch(self, act: Act) -> Ending:
+        """Apply what an act brings and watch it to its end, and a little longer."""
         began = self._open(act)
         with self._screen.live():
             self._until(act, _is_finished, ACT_SECONDS)
@@ -141,7 +151,11 @@ class Story:
             calm = ended + CALM_SECONDS
             self._until(act, lambda _: time.time() > calm, ACT_SECONDS)
         baseline = {share.version: share.weight for share in self._world.cluster.table().baseline}
-        return Ending(self._world.cluster.rollout(act.rollout), began, ended, baseline)
+        return Ending(self._brought(act), began, ended, baseline)
+
+    def _brought(self, act: Act) -> Any:
+        """The act's rollout or test as it is now; empty where it brings none."""
+        return self._world.cluster.object(*act.brings) if act.brings else {}
 
     def _open(self, act: Act) -> float:
         self._screen.act(act.number, act.title, act.says)
@@ -154,27 +168,27 @@ class Story:
     def _until(self, act: Act, ended: Callable[[Any], bool], seconds: float) -> None:
         """Show the act twice a second until it has ended."""
         started = time.monotonic()
-        rollout: Any = {}
+        brought: Any = {}
         while time.monotonic() - started < seconds:
             # An API server that is away for a moment is shown as it last was.
             try:
-                rollout = self._world.cluster.rollout(act.rollout) if act.rollout else {}
+                brought = self._brought(act)
                 self._tell_events()
             except ApiError:
                 pass
-            self._show(rollout)
-            self._on_look(act.number, rollout.get("status", {}))
-            if ended(rollout):
+            self._show(brought)
+            self._on_look(act.number, brought.get("status", {}))
+            if ended(brought):
                 return
             time.sleep(LOOK_SECONDS)
-        status = rollout.get("status", {})
+        status = brought.get("status", {})
         raise StoryBroken(
             f"act {act.number} did not end in {seconds:g} s: {status.get('phase', 'not serving')}. "
             f"{status.get('message', '')} Logs: {self._world.directory}"
         )
 
-    def _is_serving(self, _rollout: Any) -> bool:
-        version = self._world.cluster.model_version("digits-1").get("status", {})
+    def _is_serving(self, _brought: Any) -> bool:
+        version = self._world.cluster.object("modelversions", "digits-1").get("status", {})
         ready = len(self._world.traffic.ready)
         return version.get("trafficPercent") == 100 and ready == len(self._world.pods)  # noqa: PLR2004
 
@@ -182,10 +196,10 @@ class Story:
         arms = self._world.ledger.by_arm(time.time(), CALM_SECONDS)
         return names.ARM_STABLE in arms
 
-    def _show(self, rollout: Any) -> None:
+    def _show(self, brought: Any) -> None:
         now, ledger = time.time(), self._world.ledger
         arms = ledger.by_arm(now, WINDOW_SECONDS)
-        self._screen.show(Snapshot(now - self._began, rollout, arms, ledger.sent))
+        self._screen.show(Snapshot(now - self._began, brought, arms, ledger.sent))
 
     def _tell_events(self) -> None:
         for event in self._world.cluster.events():
@@ -201,80 +215,21 @@ class Story:
         self._world.traffic.stop()
         return time.time()
 
-    def _counted_by_sidecars(self) -> Counter[str]:
-        """Requests by arm, as the sidecars themselves counted them."""
-        counted: Counter[str] = Counter()
+    def _counted_by_sidecars(self) -> Counted:
+        """What the sidecars counted themselves; copies, which nobody asked for, by their fate."""
+        requests, copies, reports = Counter[str](), Counter[str](), 0
         for sidecar in self._world.sidecars():
             for family in text_string_to_metric_families(fetch(f"{sidecar}/metrics")):
-                for sample in family.samples:
-                    if sample.name == "tidegate_requests_total" and sample.value:
-                        counted[sample.labels["arm"]] += int(sample.value)
-        return counted
-
-    def _summary(self, seen: Seen) -> None:
-        self._screen.act(5, "What happened", "")
-        self._requests()
-        self._accuracies()
-        self._rollback(seen.broken)
-        kinds = "canaryrollouts,modelversions,batchpolicies"
-        output = self._world.cluster.kubectl("get", kinds, f"--namespace={NAMESPACE}")
-        self._screen.command(f"kubectl get {kinds} -n {NAMESPACE}", output)
-        self._screen.say()
-        self._screen.say("More of it (make demo KEEP=1 leaves everything running):")
-        for line in COMMANDS:
-            self._screen.say(f"$ {line}", "bold")
-
-    def _requests(self) -> None:
-        ledger = self._world.ledger
-        answers = ledger.since(0)
-        rows = []
-        for arm, count in ledger.answers_by_arm().most_common():
-            slowest = p95(one.done - one.sent for one in answers if one.arm == arm)
-            failed = ledger.failed_by_arm[arm]
-            rows.append([arm, f"{count:,}", f"{failed:,}", f"{(slowest or 0) * 1000:.0f} ms"])
-        title = f"{ledger.sent:,} requests sent, {ledger.lost:,} without an answer"
-        self._screen.table(title, ["arm", "answered", "failed", "p95"], rows)
-
-    def _accuracies(self) -> None:
-        held_out, rows = self._world.held_out, []
-        for version in (1, 2, 3):
-            if measured := self._world.ledger.accuracy(version):
-                share, answers = measured
-                trained = f"{held_out.accuracy(version):.1%}"
-                rows.append([f"version {version}", f"{answers:,}", f"{share:.1%}", trained])
-        columns = ["accuracy", "read", "right", "right when trained"]
-        self._screen.table("Accuracy, of the images that were read at all", columns, rows)
-
-    def _rollback(self, ending: Ending) -> None:
-        """Seconds of the rollback, by three clocks that a user can check."""
-        url = self._world.prometheus.url
-        proven = breach(url, 3, ending.status, ROLLBACK_SHARES)
-        written = decided(ending.status, "RollingBack")
-        applied = decided(ending.status, "RolledBack")
-        given = self._world.ledger.answers_of(3)
-        rows = []
-        if proven and written and applied:
-            rows += [
-                ["breach provable in Prometheus → decided", f"{written - proven:.2f} s"],
-                [
-                    "breach provable in Prometheus → every pod has gone back",
-                    f"{applied - proven:.2f} s",
-                ],
-            ]
-        if failures := [answer for answer in given if not answer.ok]:
-            exposure = max(answer.sent for answer in given) - failures[0].done
-            rows.append(
-                ["first failed answer → last request that version 3 got", f"{exposure:.2f} s"]
-            )
-        self._screen.table("The rollback", ["from → to", "took"], rows)
+                for name, labels, value, *_ in family.samples:
+                    match name, labels:
+                        case "tidegate_requests_total", {"arm": arm} if arm != names.ARM_SHADOW:
+                            requests[arm] += int(value)
+                        case "tidegate_mirror_total", {"version": "2", "outcome": outcome}:
+                            copies[outcome] += int(value)
+                        case "tidegate_feedback_total", {"outcome": "accepted"}:
+                            reports += int(value)
+        return Counted(+requests, reports, copies)
 
 
-COMMANDS: Final = (
-    f"kubectl describe canaryrollout digits-3 -n {NAMESPACE}",
-    f"kubectl get events -n {NAMESPACE} --sort-by=.metadata.creationTimestamp",
-    f"kubectl get configmap tidegate-routing-digits -n {NAMESPACE} -o yaml",
-)
-
-
-def _is_finished(rollout: Any) -> bool:
-    return rollout.get("status", {}).get("phase") in FINISHED
+def _is_finished(brought: Any) -> bool:
+    return brought.get("status", {}).get("phase") in FINISHED

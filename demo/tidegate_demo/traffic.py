@@ -20,10 +20,11 @@ import msgspec
 
 from tidegate_contract import names
 from tidegate_demo.ledger import OK, Answer, Ledger
+from tidegate_demo.reports import Rated, Reports
 from tidegate_demo.train import MODEL, SEED, HeldOut
 
-USERS: Final = 200
-STICKY_SHARE: Final = 0.3
+USERS: Final = 1200
+STICKY_SHARE: Final = 0.6
 USER_HEADER: Final = "x-user-id"
 PRIORITIES: Final = (1, 3, 3, 3, 5)
 DEADLINE_SECONDS: Final = 15.0
@@ -53,6 +54,7 @@ class Traffic:
         self._rate = rate
         self._draw = random.Random(SEED)  # noqa: S311 - arrivals, not secrets
         self._turn = itertools.count()
+        self._reports = Reports(ledger, self._next_pods)
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
         self.ready: Sequence[str] = ()
@@ -77,12 +79,14 @@ class Traffic:
             ) as session,
             asyncio.TaskGroup() as requests,
         ):
+            reporting = requests.create_task(self._reports.send(session))
             due = time.monotonic()
             while not self._ended.is_set():
                 due += self._draw.expovariate(self._rate)
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
                 if self.ready:
                     requests.create_task(self._ask(session))
+            reporting.cancel()
 
     async def _ask(self, session: aiohttp.ClientSession) -> None:
         """Send one request to the pod whose turn it is, or to the next that takes it."""
@@ -95,17 +99,24 @@ class Traffic:
         if user:
             headers[USER_HEADER] = user
         answer = Answer(time.time(), time.time(), image, user, pod=None, status=0)
-        ready, turn = list(self.ready), next(self._turn)
-        for offset in range(len(ready)):
-            answer = replace(answer, pod=ready[(turn + offset) % len(ready)])
+        token = None
+        for pod in self._next_pods():
+            answer = replace(answer, pod=pod)
             try:
-                answer = await _post(session, answer, number, body, headers)
+                answer, token = await _post(session, answer, number, body, headers)
                 break
             except aiohttp.ClientConnectorError:
                 answer = replace(answer, pod=None)
             except (aiohttp.ClientError, TimeoutError):
                 break
         self._ledger.close(replace(answer, done=time.time()))
+        if token is not None:
+            self._reports.add(Rated(token, answer.arm, self._ledger.correct(answer)))
+
+    def _next_pods(self) -> list[str]:
+        """The pods that are Ready, the one whose turn it is first."""
+        ready, turn = list(self.ready), next(self._turn)
+        return [ready[(turn + offset) % len(ready)] for offset in range(len(ready))]
 
     def _request(self, number: int, image: int) -> tuple[bytes, dict[str, str]]:
         """KServe v2 both ways: tensors as bytes for one request, as JSON for the next."""
@@ -131,8 +142,8 @@ async def _post(
     number: int,
     body: bytes,
     headers: dict[str, str],
-) -> Answer:
-    """Ask a pod and wait for what it says.
+) -> tuple[Answer, str | None]:
+    """Ask a pod and wait for what it says; with the token to report it by, while a test runs.
 
     Raises:
         aiohttp.ClientError, TimeoutError: nothing came back.
@@ -142,7 +153,7 @@ async def _post(
         content = await response.read()
     version = response.headers.get(names.HEADER_VERSION)
     reply = msgspec.json.decode(content, type=Reply) if response.status == OK else None
-    return replace(
+    answered = replace(
         answer,
         status=response.status,
         arm=response.headers.get(names.HEADER_ARM, names.ARM_NONE),
@@ -150,3 +161,4 @@ async def _post(
         label=reply.outputs[0].data[0] if reply else None,
         own=reply is None or reply.id == str(number),
     )
+    return answered, response.headers.get(names.HEADER_FEEDBACK)

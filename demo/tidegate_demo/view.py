@@ -5,11 +5,11 @@ On a terminal the current act redraws in place; anywhere else a plain line comes
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.padding import Padding
 from rich.rule import Rule
@@ -17,26 +17,12 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from tidegate_contract import names
-from tidegate_demo.ledger import ArmFigures
+from tidegate_demo import panel
 
 WIDTH: Final = 100
-BAR: Final = 64
+INDENT: Final = 4
+"""Of what a command prints; less where it just fits then."""
 PLAIN_EVERY_SECONDS: Final = 2.0
-COLOURS: Final = {names.ARM_STABLE: "cyan", names.ARM_CANARY: "green"}
-VERDICTS: Final = {"Pass": "green", "Fail": "bold red", "Error": "yellow", "NoData": "yellow"}
-NOBODY: Final = ArmFigures(rate=0.0, failed=0, p95=None, version=None)
-PHASES: Final = {"Succeeded": "bold green", "RolledBack": "bold red", "Failed": "bold red"}
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A moment of an act. ``rollout`` is the object as the API server has it, or empty."""
-
-    seconds: float
-    rollout: Mapping[str, Any]
-    arms: Mapping[str, ArmFigures]
-    sent: int
 
 
 @dataclass(frozen=True)
@@ -89,8 +75,12 @@ class Screen:
         """A command as it was run, and what it printed."""
         self.console.print()
         self.console.print(Text(f"  $ {line}", "bold"))
-        for text in output.splitlines():
-            self.console.print(Text(f"    {text}", "dim"), no_wrap=True, overflow="ellipsis")
+        lines = [text.rstrip(" ─") for text in output.splitlines()]
+        widest = max(map(len, lines), default=0)
+        indent = INDENT if not WIDTH - INDENT < widest <= WIDTH - 2 else 2
+        for text in lines:
+            shown = Text(" " * indent + text, "dim")
+            self.console.print(shown, no_wrap=True, overflow="ellipsis")
 
     def event(self, seconds: float, warning: bool, reason: str, message: str) -> None:
         """An event of the cluster, as it came."""
@@ -112,13 +102,13 @@ class Screen:
             yield
         self._live = None
 
-    def show(self, snapshot: Snapshot) -> None:
+    def show(self, snapshot: panel.Snapshot) -> None:
         """Show a moment."""
         if self._live:
-            self._live.update(_panel(snapshot), refresh=True)
+            self._live.update(panel.whole(snapshot), refresh=True)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + PLAIN_EVERY_SECONDS
-            self.console.print(_line(snapshot), soft_wrap=True)
+            self.console.print(panel.in_a_line(snapshot), soft_wrap=True)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table of the summary; all but the first column are figures."""
@@ -175,95 +165,3 @@ def _step_line(mark: str, colour: str, what: str, detail: str, started: float) -
 def _step_text(what: str, detail: str, started: float) -> Text:
     elapsed = time.monotonic() - started
     return Text.assemble(f"{what:<17}", (f"{detail:<52}", "dim"), (f"{elapsed:5.1f} s", "dim"))
-
-
-def _panel(snapshot: Snapshot) -> RenderableType:
-    status = snapshot.rollout.get("status", {})
-    parts: list[RenderableType] = [Text()]
-    if snapshot.rollout:
-        parts += [_headline(status), Text()]
-    parts += [_bar(snapshot.arms), _arms(snapshot.arms)]
-    # While it runs the status holds the evidence of its last change only; when it has ended, its
-    # message has been told as an event.
-    if status.get("phase", "") in PHASES:
-        parts += [Text(), _metrics(status.get("metrics", []))]
-    elif message := status.get("message"):
-        parts += [Text(), Text(message, "italic")]
-    clock = Text(f"{snapshot.seconds:.0f} s · {snapshot.sent:,} requests sent", "dim")
-    return Padding(Group(*parts, clock), (0, 2))
-
-
-def _headline(status: Mapping[str, Any]) -> Text:
-    phase = status.get("phase", "") or "Pending"
-    line = Text.assemble((f"{phase:<12}", PHASES.get(phase, "bold")))
-    weight = status.get("weight", 0)
-    current = status.get("currentStep", 0)
-    for number, step in enumerate(status.get("plan", []), start=1):
-        passed = number < current or phase == "Succeeded"
-        style = "green" if passed else "bold" if number == current else "dim"
-        left_at = number == current and phase in ("RolledBack", "RollingBack")
-        mark = " ✓" if passed else " ✗" if left_at else ""
-        line.append(f"  {step['percent']}%{mark}", "red" if left_at else style)
-    verdict = status.get("verdict", "")
-    line.append(f"     weight {weight}%")
-    line.append(f"     {verdict}", VERDICTS.get(verdict, ""))
-    return line
-
-
-def _bar(arms: Mapping[str, ArmFigures]) -> Text:
-    total = sum(figures.rate for figures in arms.values())
-    bar = Text()
-    if not total:
-        return Text("·" * BAR, "dim")
-    canary = round(BAR * arms.get(names.ARM_CANARY, NOBODY).rate / total)
-    bar.append("█" * (BAR - canary), COLOURS[names.ARM_STABLE])
-    bar.append("█" * canary, COLOURS[names.ARM_CANARY])
-    return bar
-
-
-def _arms(arms: Mapping[str, ArmFigures]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    order = sorted(arms, key=lambda arm: (arm != names.ARM_STABLE, arm))
-    for arm in order:
-        figures = arms[arm]
-        table.add_row(
-            Text(f"{arm:<8}", COLOURS.get(arm, "red")),
-            f"version {figures.version}" if figures.version else "",
-            f"{figures.rate:6.1f} req/s",
-            f"p95 {_milliseconds(figures.p95):>7}",
-            Text(f"{figures.failed} failed", "red" if figures.failed else "dim"),
-        )
-    return table
-
-
-def _metrics(metrics: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    for metric in metrics:
-        verdict = metric.get("verdict", "")
-        table.add_row(
-            f"{metric['name']:<8}",
-            Text(f"{verdict:<12}", VERDICTS.get(verdict, "")),
-            f"stable {_share(metric.get('stable'))}",
-            f"canary {_share(metric.get('canary'))}",
-            Text(metric.get("reason", ""), "dim"),
-        )
-    return table
-
-
-def _line(snapshot: Snapshot) -> str:
-    status = snapshot.rollout.get("status", {})
-    steps = f"step {status.get('currentStep', 0)}/{status.get('totalSteps', 0)}"
-    head = f"{status.get('phase') or 'Pending'} {steps} weight {status.get('weight', 0)}%"
-    arms = "  ".join(
-        f"{arm} {figures.rate:.0f}/s p95 {_milliseconds(figures.p95)} {figures.failed} failed"
-        for arm, figures in sorted(snapshot.arms.items(), reverse=True)
-    )
-    return f"  {snapshot.seconds:4.0f}s  {head if snapshot.rollout else 'serving'}  {arms}"
-
-
-def _milliseconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * 1000:.0f} ms"
-
-
-def _share(share: float | None) -> str:
-    return "  -  " if share is None else f"{share * 100:4.1f}%"

@@ -11,9 +11,15 @@ from tidegate_demo.world import World
 
 Telling = tuple[World, Told]
 CLAIMS = [
+    "version 2 won its test, which moved nothing",
+    "the test measured what its users know",
+    "every user in it stayed on one version",
+    "every report of theirs was counted once",
     "version 2 was promoted",
     "its share grew step by step, as planned",
     "no sticky user was sent back while it grew",
+    "copies disagreed as often as the versions do",
+    "that was a dry run, and decided nothing",
     "version 3 was rolled back",
     "version 4 was refused before any weight",
     "every request was answered exactly once",
@@ -48,6 +54,22 @@ def test_all_traffic_is_version_2s_in_the_end(calm: Telling) -> None:
 
     assert [(arm.version, arm.weight) for arm in table.split if arm.weight] == [(2, 10_000)]
     assert table.owner is None
+
+
+def test_the_winner_is_named_with_what_users_said_and_how_sure_that_is(calm: Telling) -> None:
+    ending = calm[1].seen.test
+
+    assert ending.metric("accuracy")["p"] <= ending.raw["spec"]["significanceLevel"]
+    assert "version 1 gets all the traffic back" in ending.status["message"]
+    assert ending.status["sampleRatio"]["verdict"] == "AsAsked"
+    assert min(ending.status["samples"].values()) >= ending.raw["spec"]["minSamples"]
+
+
+def test_a_person_sees_the_outcome_by_kubectl(calm: Telling) -> None:
+    output = calm[0].cluster.kubectl("tidegate", "status", "digits", "--namespace=demo")
+
+    assert "digits-1-vs-2: Finished · TreatmentWins" in output
+    assert "digits-3: RolledBack" in output
 
 
 def test_the_broken_version_is_named_with_what_it_did(calm: Telling) -> None:

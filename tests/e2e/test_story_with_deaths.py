@@ -18,13 +18,24 @@ from tidegate_demo.world import World
 Telling = tuple[World, Told]
 Trouble = Callable[[World, int, Any], None]
 
+WARM = 3000
+"""So many reports take users the first half minute of the test: from here on they count."""
+
+
+def operator_and_sidecar(world: World) -> None:
+    """What counts dies, and who adds it up."""
+    world.operator.kill()
+    world.pods[0].kill("sidecar")
+
+
 DEATHS: dict[tuple[int, int], Callable[[World], None]] = {
-    (2, 1): lambda world: world.operator.kill(),
-    (2, 2): lambda world: world.prometheus.kill(),
-    (2, 3): lambda world: world.pods[0].kill("triton"),
-    (3, 1): lambda world: world.pods[0].kill("sidecar"),
+    (2, 0): operator_and_sidecar,
+    (3, 1): lambda world: world.operator.kill(),
+    (3, 2): lambda world: world.prometheus.kill(),
+    (3, 3): lambda world: world.pods[0].kill("triton"),
+    (4, 1): lambda world: world.pods[0].kill("sidecar"),
 }
-"""By act and by the rollout's step: what dies once that step's clock runs."""
+"""By act and by the rollout's step, 0 in the test: what dies once the clock runs there."""
 
 
 class Killer:
@@ -35,7 +46,9 @@ class Killer:
 
     def look(self, world: World, act: int, status: Any) -> None:
         moment = (act, status.get("currentStep", 0))
-        if moment in DEATHS and moment not in self.killed and status.get("clockRunningSince"):
+        if moment not in DEATHS or moment in self.killed or not status.get("clockRunningSince"):
+            return
+        if moment[1] or len(world.ledger.reports) >= WARM:
             self.killed.append(moment)
             DEATHS[moment](world)
 
@@ -56,8 +69,12 @@ def test_every_part_was_killed(disturbed: tuple[World, Told, Killer]) -> None:
 @pytest.mark.parametrize(
     "claim",
     [
+        "version 2 won its test, which moved nothing",
+        "the test measured what its users know",
         "version 2 was promoted",
         "its share grew step by step, as planned",
+        "copies disagreed as often as the versions do",
+        "that was a dry run, and decided nothing",
         "version 3 was rolled back",
         "version 4 was refused before any weight",
         "each answer is what its version says",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tidegate_demo.ledger import SWAP_SECONDS, Answer, Ledger, p95
+from tidegate_demo.ledger import SWAP_SECONDS, Answer, Ledger, Report, p95
 from tidegate_demo.train import HeldOut
 
 HELD_OUT = HeldOut(
@@ -95,6 +95,43 @@ def test_users_are_followed_one_by_one() -> None:
     ledger = ledger_of(answer(0, version=2, user="ada"), answer(50, version=1, user="alan"))
 
     assert ledger.users_moved(0, 100, old=1, new=2) == (1, 0)
+
+
+def test_a_user_is_listed_with_the_arms_that_were_met() -> None:
+    ledger = ledger_of(
+        answer(0, arm="control", user="ada"),
+        answer(1, arm="treatment", user="ada"),
+        answer(2, arm="treatment", user="alan"),
+        answer(3, arm="canary", user="alan"),
+        answer(4, arm="control"),
+    )
+
+    met = ledger.arms_of_users(["control", "treatment"])
+
+    assert met == {"ada": {"control", "treatment"}, "alan": {"treatment"}}
+
+
+def test_reports_are_kept_by_arm_and_counted_from_a_moment_on() -> None:
+    ledger = ledger_of(answer(9.5, arm="control"))
+    for time, arm, correct in [
+        (1.0, "control", False),
+        (2.0, "control", True),
+        (3.0, "treatment", True),
+    ]:
+        ledger.reported(Report(time, arm, correct))
+
+    assert ledger.reported_right("control") == (0.5, 2)
+    assert ledger.reported_right("control", since=2.0) == (1.0, 1)
+    assert ledger.reported_right("canary") is None
+    figures = ledger.by_arm(now=10, window=2)["control"]
+    assert (figures.correct, figures.reports) == (0.5, 2)
+
+
+def test_an_answer_is_right_if_it_names_the_digit_that_was_sent() -> None:
+    ledger = ledger_of()
+
+    assert ledger.correct(answer(image=2, label=2))
+    assert not ledger.correct(answer(image=2, label=9))
 
 
 def test_figures_are_of_the_window_alone() -> None:
