@@ -216,6 +216,15 @@ class Cache:
             if isinstance(seen.content, _Packed)
         )
 
+    def statuses(self, key: ModelKey) -> dict[str, tuple[str, bytes]]:
+        """By uid, the phase and the status of the model's rollouts and tests."""
+        return {
+            seen.uid: (seen.content.phase, seen.content.status)
+            for kind in (canaryrollout.KIND, abtest.KIND)
+            for seen in self._by_model[kind].get(key, {}).values()
+            if isinstance(seen.content, _Packed)
+        }
+
     def revisions(self, key: ModelKey) -> tuple[int, ...]:
         """What changes whenever any object of the model does, but for its pods."""
         return tuple(

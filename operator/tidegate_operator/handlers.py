@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import kopf
+from typing_extensions import override
 
 from tidegate_contract import names
 from tidegate_operator.adapters.cluster import CONFIG_MAP, PLURALS, POD
@@ -23,6 +24,22 @@ from tidegate_operator.reconciler import Reconciler
 _WORKERS = 64
 _IDLE = 0.2
 """Seconds."""
+
+
+class _NoDiffs(kopf.DiffBaseStorage):
+    """No handler asks what has changed in an object; to know it, kopf would copy each one whole."""
+
+    @override
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence({})
+
+    @override
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    @override
+    def store(self, **_: Any) -> None:
+        pass
 
 
 def register(registry: kopf.OperatorRegistry, observe: Callable[..., None]) -> None:
@@ -81,6 +98,7 @@ async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     worker while it changes, few that linger.
     """
     settings.posting.enabled = False
+    settings.persistence.diffbase_storage = _NoDiffs()
     settings.queueing.worker_limit = _WORKERS
     settings.queueing.idle_timeout = _IDLE
     settings.networking.request_timeout = 30

@@ -66,7 +66,11 @@ _TOGETHER: Final = 0.02
 """Seconds within which looks count as due at once: they then share a reading."""
 _RETRY: Final = 1.0
 _CHECKPOINT: Final = 60.0
+_TEST_PROGRESS: Final = 15.0
+"""Seconds between two statuses of a test that only moved on: people watch its figures."""
 _PARALLEL: Final = 16
+_PROGRESSING: Final = 4
+"""Looks that write progress at the same time: those that decide something do not wait for them."""
 _PROGRESS_A_SECOND: Final = 50.0
 _NEWS_A_SECOND: Final = 2.0
 """Statuses of versions in a second that are written only because their metrics moved."""
@@ -94,14 +98,15 @@ class _Live(NamedTuple):
 class _Memory:
     """What is known of a model beyond its objects.
 
-    ``statuses``: by uid, the status that a state goes with. ``last_look``: when evidence was last
-    judged. ``read_at``: Prometheus' time of the last samples. ``seen_at``: of the last look at all.
-    ``settling``: since when pods have been waited for. ``quiet``: what was there at a look that had
-    nothing to write but progress.
+    ``statuses``: by uid, the status that a state goes with. ``intervals``: by uid, seconds between
+    looks. ``last_look``: when evidence was last judged. ``read_at``: Prometheus' time of the last
+    samples. ``seen_at``: of the last look at all. ``settling``: since when pods have been waited
+    for. ``quiet``: what was there at a look that had nothing to write but progress.
     """
 
     states: dict[str, AnyState] = field(default_factory=dict)
     statuses: dict[str, bytes] = field(default_factory=dict)
+    intervals: dict[str, float] = field(default_factory=dict)
     last_look: float | None = None
     read_at: float | None = None
     seen_at: float = 0.0
@@ -158,6 +163,7 @@ class Reconciler:
     _unfit: dict[str, str] = field(default_factory=dict)
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_PARALLEL))
+    _background: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_PROGRESSING))
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _progress: _Budget = field(default_factory=lambda: _Budget(_PROGRESS_A_SECOND))
     _news: _Budget = field(default_factory=lambda: _Budget(_NEWS_A_SECOND))
@@ -182,15 +188,20 @@ class Reconciler:
         """
         while not await self._list():  # noqa: ASYNC110 - nothing tells when it will answer
             await asyncio.sleep(_RETRY)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._relist())
-            while True:
-                self._woken.clear()
-                self._tasks |= set(self._begin())
-                self._tasks = {task for task in self._tasks if not task.done()}
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._pause()):
-                        await self._woken.wait()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._relist())
+                while True:
+                    self._woken.clear()
+                    self._tasks |= {*self._begin(), *self._write_progress()}
+                    self._tasks = {task for task in self._tasks if not task.done()}
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(self._pause()):
+                            await self._woken.wait()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _pause(self) -> float:
         """Seconds to the next thing to do."""
@@ -237,6 +248,7 @@ class Reconciler:
     async def _round(self) -> None:
         """Begin what is due, and wait for it."""
         await asyncio.gather(*self._begin())
+        await asyncio.gather(*self._write_progress())
 
     def _begin(self) -> Iterator[asyncio.Task[None]]:
         """Begin what is due. A model whose evidence is to be judged waits for a reading; whatever
@@ -255,6 +267,10 @@ class Reconciler:
             yield asyncio.create_task(self._judge())
         if self.evidence.due(now):
             yield asyncio.create_task(self._refresh())
+
+    def _write_progress(self) -> Iterator[asyncio.Task[None]]:
+        """Begin looks at which progress is written, too; of many a few at a time."""
+        now = self.now()
         while self._later and self._progress.take(now):
             key = next(iter(self._later))
             del self._later[key]
@@ -269,10 +285,11 @@ class Reconciler:
                 due, self._to_judge = self._to_judge, {}
                 asked = self.now()
                 readings = await self.evidence.samples(min(since for since, _ in due.values()))
-                for key, (_, at) in due.items():
+                for number, (key, (_, at)) in enumerate(due.items()):
                     reading = readings.of(key) if isinstance(readings, Readings) else readings
                     looks.append(asyncio.create_task(self._look(key, at, reading, asked)))
-                await asyncio.sleep(0)
+                    if number % _PARALLEL == 0:  # whatever else there is to do is not kept waiting
+                        await asyncio.sleep(0)
         finally:
             self._reading = False
         await asyncio.gather(*looks)
@@ -309,20 +326,23 @@ class Reconciler:
         return max(min(marks, default=begin), limit)
 
     def _live(self, key: ModelKey, memory: _Memory) -> list[_Live]:
+        known = self.cache.statuses(key)
+        if not known.keys() <= memory.states.keys() & memory.intervals.keys():
+            for one in self._owning(key):
+                memory.states.setdefault(one.metadata.uid, _decoded(one))
+                memory.statuses.setdefault(one.metadata.uid, one.status_json)
+                memory.intervals[one.metadata.uid] = _interval(one)
         found = []
-        for rollout in self.cache.rollouts(key):
-            state = memory.states.get(rollout.metadata.uid) or decode(rollout.status)
-            if isinstance(state, Stepping) and state.run.evidence.live_since is not None:
-                interval = seconds(rollout.spec.analysis.interval)
-                evidence = state.run.evidence
-                found.append(_Live(interval, state.run.evidence.live_since, [evidence.cursors]))
-        for test in self.cache.tests(key):
-            running = self._running(test, memory)
-            if running is not None:
-                counted = running.run.evidence
-                assert counted.live_since is not None
-                cursors = [counted.cursors, counted.heard]
-                found.append(_Live(experiment_look.INTERVAL, counted.live_since, cursors))
+        for uid in known:
+            match memory.states[uid]:
+                case Stepping(run=run) if run.evidence.live_since is not None:
+                    cursors, since = [run.evidence.cursors], run.evidence.live_since
+                case experiment_state.Running(run=tested) if tested.evidence.live_since is not None:
+                    cursors = [tested.evidence.cursors, tested.evidence.heard]
+                    since = tested.evidence.live_since
+                case _:
+                    continue
+            found.append(_Live(memory.intervals[uid], since, cursors))
         return found
 
     def _running(self, test: ABTest, memory: _Memory) -> experiment_state.Running | None:
@@ -343,12 +363,11 @@ class Reconciler:
         memory = self._memory.get(key)
         if memory is None:
             memory = self._memory[key] = _Memory()
-        for one in self._owning(key):
-            uid = one.metadata.uid
+        for uid, (phase, status) in self.cache.statuses(key).items():
             known = memory.states.get(uid)
-            if known is None or (_goes_back(known) and one.status.phase not in _AT_REST):
+            if known is None or (_goes_back(known) and phase not in _AT_REST):
                 continue
-            if memory.statuses.get(uid) != one.status_json:
+            if memory.statuses.get(uid) != status:
                 del memory.states[uid]
                 memory.last_look = self.now()
         return memory
@@ -393,37 +412,74 @@ class Reconciler:
         pods = self.cache.pods(key)
         await self._ask(key, pods, memory, judging=reading is not None)
         answers = await self._answers(key, memory) if reading is not None else {}
-        async with self._slots:
+        if not progress and self._glanced(key, due, reading, asked, answers):
+            return self._until_next_look(key, self._recalled(key))
+        async with self._background if progress else self._slots:
             with telemetry.RECONCILE.time():
                 if await self._swept(key):
                     await self._tell_policies(key)
                     return None
                 await self._warn_of_deletions(key)
                 await self._warn_of_unfit(key)
-                memory = self._recalled(key)
-                seen = self._observation(key, memory, reading, asked, answers)
-                progress = self._tells_progress(key, memory, seen.now, wanted=progress)
-                if not progress and memory.quiet == self._still(key, seen):
-                    states = glance(seen, memory.states)
-                    if states is not None:
-                        memory.states = states
-                        self._note(memory, seen, due)
-                        self._note_reading(memory, seen)
-                        return self._until_next_look(key, seen, memory)
-                plan = decide(seen, memory.states)
-                self._reserve(key, seen, plan, memory)
-                went_live = _went_live(plan, memory)
-                self._note(memory, seen, due)
-                if went_live:
-                    memory.last_look = seen.now
-                memory.ask_pods = plan.ask_pods
-                memory.quiet = None
-                await self._act(key, seen, plan, memory, progress=progress)
-                self._note_reading(memory, seen)
-                self._applied[key] = plan.applied or self._applied.get(key)
+                await self._decided(key, due, reading, asked, answers, progress=progress)
                 await self._tell_policies(key)
-                self._note_settling(key, plan, seen, memory)
-        return self._until_next_look(key, seen, memory)
+        return self._until_next_look(key, self._recalled(key))
+
+    def _glanced(
+        self,
+        key: ModelKey,
+        due: float,
+        reading: Reading | Unreadable | None,
+        asked: float,
+        answers: dict[questions.Asked, Answer],
+    ) -> bool:
+        """Look at what has moved since everything was decided, if that is evidence only."""
+        memory = self._recalled(key)
+        if memory.quiet is None:
+            return False
+        seen = self._observation(key, memory, reading, asked, answers)
+        if memory.quiet != self._still(key, seen):
+            return False
+        told = self._progress_due(key, memory, seen.now)
+        states = glance(seen, memory.states, detailed=told)
+        if states is None:
+            return False
+        memory.states = states
+        self._note(memory, seen, due)
+        if told:
+            self._later[key] = None
+            self._woken.set()
+        return True
+
+    async def _decided(
+        self,
+        key: ModelKey,
+        due: float,
+        reading: Reading | Unreadable | None,
+        asked: float,
+        answers: dict[questions.Asked, Answer],
+        *,
+        progress: bool,
+    ) -> None:
+        """Decide everything about a model anew, and do it."""
+        memory = self._recalled(key)
+        seen = self._observation(key, memory, reading, asked, answers)
+        progress = progress or (
+            self._progress_due(key, memory, seen.now) and self._progress.take(seen.now)
+        )
+        plan = decide(seen, memory.states)
+        self._reserve(key, seen, plan, memory)
+        went_live = _went_live(plan, memory)
+        self._note(memory, seen, due)
+        if went_live:
+            memory.last_look = seen.now
+        memory.ask_pods = plan.ask_pods
+        memory.quiet = None
+        await self._act(key, seen, plan, memory, progress=progress)
+        if progress:
+            self._later.pop(key, None)
+        self._applied[key] = plan.applied or self._applied.get(key)
+        self._note_settling(key, plan, seen, memory)
 
     def _note(self, memory: _Memory, seen: Observation, due: float) -> None:
         """Note that a model was looked at."""
@@ -559,12 +615,7 @@ class Reconciler:
     def _started(self, key: ModelKey) -> Owner | None:
         """Who rolls out a model, by what its objects say of themselves."""
         for one in self._owning(key):
-            state: AnyState
-            if isinstance(one, ABTest):
-                state = experiment_state.decode(one.status)
-            else:
-                state = decode(one.status)
-            if _is_started(state):
+            if _is_started(_decoded(one)):
                 return _owner(one)
         return None
 
@@ -680,6 +731,7 @@ class Reconciler:
                 written[uid] = self.cache.status_json(write.kind, write.metadata)
                 memory.states[uid], memory.statuses[uid] = plan.states[uid], written[uid]
         memory.states, memory.statuses = dict(plan.states), written
+        memory.intervals = {one.metadata.uid: _interval(one) for one in objects}
         if progress:
             memory.checkpointed = seen.now
 
@@ -734,25 +786,20 @@ class Reconciler:
         for event in write.events:
             await self._post(_reference(write.kind, API, wire(meta)), event)
 
-    def _tells_progress(self, key: ModelKey, memory: _Memory, now: float, *, wanted: bool) -> bool:
-        """Whether progress is written in this look: every minute, and ten times in a step shorter
-        than ten minutes; where many have some, in their turn. Models take different moments of it.
+    def _progress_due(self, key: ModelKey, memory: _Memory, now: float) -> bool:
+        """Whether it is time to write progress: every minute, and ten times in a step shorter than
+        ten minutes. Models take different moments of it.
         """
         pause = _CHECKPOINT
-        running = [one for one in memory.states.values() if _live_since(one) is not None]
-        for state in running:
+        for state in memory.states.values():
             if isinstance(state, Stepping) and state.clock_since is not None:
                 length = state.run.plan[state.run.evidence.step].duration
                 pause = min(pause, seconds(length) / 10 if length else pause)
+            elif isinstance(state, experiment_state.Running):
+                pause = min(pause, _TEST_PROGRESS)
         if memory.checkpointed is None:
             memory.checkpointed = now - pause * zlib.crc32("/".join(key).encode()) / 2**32
-        if now - memory.checkpointed < pause:
-            return False
-        if wanted or not running or self._progress.take(now):
-            self._later.pop(key, None)
-            return True
-        self._later[key] = None
-        return False
+        return now - memory.checkpointed >= pause
 
     async def _tell_policies(self, key: ModelKey) -> None:
         """Write the statuses of the policies that name this model, once all of their models were
@@ -786,12 +833,14 @@ class Reconciler:
         except ClusterError as error:
             _log.warning("event %s not posted: %s", event.reason, error)
 
-    def _until_next_look(self, key: ModelKey, seen: Observation, memory: _Memory) -> float:
+    def _until_next_look(self, key: ModelKey, memory: _Memory) -> float:
         """Seconds to the next look: soon while pods are waited for, the longer that takes the less
         often; else the next multiple of the interval, so that models share one reading.
         """
         now = self.now()
-        starts = [epoch(one.spec.start_time) - now for one in seen.tests if one.spec.start_time]
+        starts = [
+            epoch(one.spec.start_time) - now for one in self.cache.tests(key) if one.spec.start_time
+        ]
         pauses = [
             _SELDOM,
             *(
@@ -818,6 +867,19 @@ class Reconciler:
         if memory.rollback_since is not None and not rolling:
             telemetry.ROLLBACK.observe(now - memory.rollback_since)
             memory.rollback_since = None
+
+
+def _decoded(one: Owning) -> AnyState:
+    if isinstance(one, ABTest):
+        return experiment_state.decode(one.status)
+    return decode(one.status)
+
+
+def _interval(one: Owning) -> float:
+    """Seconds between looks at its evidence."""
+    if isinstance(one, ABTest):
+        return experiment_look.INTERVAL
+    return seconds(one.spec.analysis.interval)
 
 
 def _goes_back(state: AnyState | None) -> bool:

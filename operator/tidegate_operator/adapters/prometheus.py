@@ -177,6 +177,8 @@ class Prometheus:
                         raise PrometheusError(f"no whole answer within {self._whole:g}s")
         except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
             raise PrometheusError(f"no answer within {self._silence:g}s") from error
+        except urllib3.exceptions.ProtocolError as error:
+            raise PrometheusError("the connection broke in the middle of an answer") from error
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise PrometheusError(f"{type(error).__name__}: {_cause(error)}") from error
 

@@ -87,8 +87,8 @@ class Metrics(Wire, frozen=True, kw_only=True):
 
 
 class Status(Wire, frozen=True, kw_only=True):
-    """What is so. ``undeclared``: versions that Triton has and no object names, told by the version
-    with the largest share.
+    """What is so. ``undeclared``: versions that Triton has and no object names, told by the oldest
+    object of the model.
     """
 
     phase: str = ""

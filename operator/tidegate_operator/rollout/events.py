@@ -34,7 +34,7 @@ def of_version(old: Status, new: Status) -> list[Event]:
     failing = versions.LOAD_FAILED in {one.reason for one in new.conditions}
     if failing and versions.LOAD_FAILED not in {one.reason for one in old.conditions}:
         told.append(Event("Warning", "VersionLoadFailed", new.message))
-    if new.undeclared and new.undeclared != old.undeclared:
+    if set(new.undeclared) - set(old.undeclared):
         told.append(Event("Normal", "VersionDiscovered", _discovered(new.undeclared)))
     if new.lifecycle == "Deprecated" != old.lifecycle and new.traffic_percent:
         told.append(Event("Warning", "Deprecated", versions.DEPRECATED))

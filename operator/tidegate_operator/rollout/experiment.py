@@ -23,7 +23,7 @@ from tidegate_operator.evidence.histogram import quantile
 from tidegate_operator.rollout import gate, pods
 from tidegate_operator.rollout.baseline import Baseline
 from tidegate_operator.rollout.contribution import Contribution
-from tidegate_operator.rollout.experiment_look import ACK_TIMEOUT, Look
+from tidegate_operator.rollout.experiment_look import ACK_TIMEOUT, WARMUP, Look
 from tidegate_operator.rollout.experiment_state import (
     ABORTED,
     STOPPED,
@@ -281,7 +281,9 @@ def _next(look: Look, state: Running, found: Judgement) -> State:
         state = replace(
             state, run=replace(state.run, estimated_end=_estimated_end(test, evidence, found, now))
         )
-        return replace(_held(state, None, _progress(test, found)), clock_since=state.clock_since)
+        return replace(
+            _held(state, None, _progress(look, evidence, found)), clock_since=state.clock_since
+        )
     if not spec.delay:
         return _end(test, state.run, found)
     ended = replace(state.run, evidence=msgspec.structs.replace(evidence, ended=now))
@@ -447,11 +449,14 @@ def _estimated_end(test: ABTest, evidence: Checkpoint, found: Judgement, now: fl
     return min(latest, now + evidence.elapsed * (found.pace - 1.0))
 
 
-def _progress(test: ABTest, found: Judgement) -> str:
+def _progress(look: Look, evidence: Checkpoint, found: Judgement) -> str:
     """What is known so far, in words that change when that does."""
-    spec = test.spec
+    spec = look.test.spec
     units = "users" if spec.assignment else "requests"
-    if min(found.samples.control, found.samples.treatment) < spec.min_samples:
+    begins = (evidence.live_since or look.seen.now) + WARMUP
+    if look.seen.now < begins:
+        what = f"warming up; outcomes count from {_time(begins)}"
+    elif min(found.samples.control, found.samples.treatment) < spec.min_samples:
         what = f"fewer than {spec.min_samples} {units} of an arm so far"
     elif all(one.control is None for one in found.metrics[: len(spec.success_metrics)]):
         what = f"no outcomes yet; report them to /v2/models/{spec.model}/feedback"

@@ -18,7 +18,7 @@ INTERVAL: Final = 10.0
 """Seconds between looks."""
 ACK_TIMEOUT: Final = 60.0
 """Seconds after which a pod that does not apply the split is left out."""
-_WARMUP: Final = 30.0
+WARMUP: Final = 30.0
 """Seconds for which a version that just got traffic is not judged."""
 
 
@@ -126,7 +126,7 @@ class Look:
     def _starts(self, evidence: Checkpoint, reading: Reading) -> tuple[float, dict[str, float]]:
         """When counting starts, on Prometheus' clock: for a pod that is not named, and by pod."""
         assert evidence.live_since is not None, "only live tests are looked at"
-        warm = _WARMUP + reading.at - self.seen.now
+        warm = WARMUP + reading.at - self.seen.now
         since = evidence.live_since
         by_pod = {pod.name: max(since, pod.ready_since) + warm for pod in self.seen.pods}
         return since + warm, by_pod

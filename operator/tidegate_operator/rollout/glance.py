@@ -18,10 +18,12 @@ from tidegate_operator.rollout.state import State, Stepping
 T = TypeVar("T")
 
 
-def glance(seen: Observation, remembered: Mapping[str, T]) -> dict[str, T | State] | None:
+def glance(
+    seen: Observation, remembered: Mapping[str, T], *, detailed: bool
+) -> dict[str, T | State] | None:
     """The states by uid after this look, where at most the progress of one step differs from what
     is remembered; None where everything has to be decided anew. Objects, pods and the table must
-    be those of a look that had nothing else to write.
+    be those of a look that had nothing else to write. ``detailed``: ratios are to be shown, too.
     """
     if seen.tests:
         return None
@@ -32,10 +34,10 @@ def glance(seen: Observation, remembered: Mapping[str, T]) -> dict[str, T | Stat
     before = remembered.get(uid)
     if not isinstance(before, Stepping) or before.run.evidence.live_since is None:
         return None
-    after = canary.advance(running[0], before, replace(seen, detailed=False))
+    after = canary.advance(running[0], before, replace(seen, detailed=detailed))
     if not isinstance(after, Stepping) or _meaning(after) != _meaning(before):
         return None
-    return {**remembered, uid: _with_details(before, after)}
+    return {**remembered, uid: after if detailed else _with_details(before, after)}
 
 
 def _with_details(before: Stepping, after: Stepping) -> Stepping:

@@ -82,7 +82,7 @@ def tell(
         inputs=signature.inputs if signature else one.status.inputs,
         outputs=signature.outputs if signature else one.status.outputs,
         metrics=metrics,
-        undeclared=_undeclared(seen) if version == baseline.leading else [],
+        undeclared=_undeclared(seen) if _tells(one, seen) else [],
         message=message,
         display={
             "traffic": f"{weight / 100:g}%",
@@ -132,6 +132,11 @@ def _shown(metrics: Metrics | None) -> dict[str, str]:
     if metrics.p95 is not None:
         shown["p95"] = duration(metrics.p95)
     return shown
+
+
+def _tells(one: ModelVersion, seen: Observation) -> bool:
+    """Whether this object tells of versions that none names: the oldest, as long as it is there."""
+    return one == min(seen.versions, key=lambda other: other.metadata.age_order)
 
 
 def _undeclared(seen: Observation) -> list[int]:

@@ -159,6 +159,20 @@ def test_prometheus_away_holds_and_its_return_goes_on_where_it_was() -> None:
     assert reasons == ["RolloutHeld", "RolloutResumed"]
 
 
+def test_requests_that_nobody_could_judge_are_no_evidence_for_anybody() -> None:
+    """Prometheus scraped on while the operator could not read it."""
+    world = stepping()
+    world.prometheus_up = False
+    world.run_to("Holding", within=11)
+    counted = world.status()["stepRequests"]
+    world.run(300)
+    world.prometheus_up = True
+    status = world.run_to("Progressing", within=21)
+    assert status["stepRequests"] == counted
+    harm = sum(one["requests"] for one in status["checkpoint"]["harm"].popitem()[1])
+    assert harm > 200 * world.rate / 2, "against it they are"
+
+
 def test_a_pod_that_is_not_scraped_any_more_holds_with_its_name() -> None:
     world = stepping()
     world.by_name["triton-1"].scraped = False
@@ -269,6 +283,22 @@ def test_no_ready_pod_before_a_weight_is_live_holds() -> None:
         world.set_ready(name, ready=False)
     world.run_to("Holding", within=15)
     assert world.status()["reason"] == "NoReadyPods"
+
+
+def test_without_a_ready_pod_a_promotion_is_not_proven() -> None:
+    world = stepping()
+    for name in list(world.by_name):
+        world.by_name[name].silent = True
+    world.say("promote", "full")
+    world.run(5)
+    for name in list(world.by_name):
+        world.set_ready(name, ready=False)
+    world.run(40)
+    assert world.status()["phase"] == "Promoting"
+    for name in list(world.by_name):
+        world.by_name[name].silent = False
+        world.set_ready(name, ready=True)
+    world.run_to("Succeeded", within=10)
 
 
 def test_a_pod_that_joins_does_not_stop_the_clock() -> None:

@@ -37,7 +37,7 @@ def test_a_longer_one_lets_it_go_on_however_late_it_is_set() -> None:
     world = started(progressDeadline="3m")
     world.run_to("Progressing")
     world.prometheus_up = False
-    world.run(7200)
+    world.run(900)
     assert where(world) == HOLDS
     world.prometheus_up = True
     world.edit(progressDeadline="10m")
@@ -104,11 +104,11 @@ def test_holds_for_evidence_count() -> None:
 def test_waiting_for_a_gate_does_not() -> None:
     world = started(progressDeadline="2m", **steps(20, 60, 100, gates=(60, 100)))
     world.run_to("WaitingPromotion")
-    world.run(3600)
+    world.run(900)
     world.say("promote", "step")
     world.run(10)
     world.run_to("WaitingPromotion")
-    world.run(3600)
+    world.run(900)
     world.say("promote", "step")
     world.run_to("Succeeded")
 

@@ -4,7 +4,9 @@ import pytest
 from canaries import ERRORS, analysis, started, stepping, steps, weights, where
 from simulation import Simulation, failing, two_versions
 
-HOUR = 3600.0
+from tidegate_operator.rollout.observation import Before
+
+LONG = 1200.0
 WAITS = ("WaitingPromotion", "AwaitingPromotion")
 
 
@@ -33,7 +35,7 @@ def test_a_gate_is_asked_before_its_steps_weight() -> None:
     conditions = {one["type"]: one["status"] for one in status["conditions"]}
     assert (conditions["Paused"], conditions["Progressing"]) == ("True", "False")
     assert (conditions["Reconciling"], conditions["Promoted"]) == ("True", "Unknown")
-    world.run(HOUR)
+    world.run(LONG)
     assert weights(world) == [20]
     world.say("promote", "step")
     world.run_to("Succeeded")
@@ -50,6 +52,20 @@ def test_the_first_step_may_have_a_gate() -> None:
     world.say("promote", "step@0")
     world.run_to("Succeeded")
     assert weights(world) == [20, 60, 0]
+
+
+def test_a_bare_word_at_the_first_gate_is_heard_by_an_operator_that_knows_nothing_yet() -> None:
+    """It has to ask anew how stable does: until it knows, it still waits for that word."""
+    world = at_first_gate()
+    world.kill()
+    world.prometheus_up = False
+    world.say("promote", "step")
+    world.run(30)
+    assert where(world) == WAITS
+    world.prometheus_up = True
+    world.run_to("Succeeded")
+    assert "VerbIgnored" not in world.reasons()
+    assert [to for _, to, _ in world.history()].count("WaitingPromotion") == 1
 
 
 def test_the_last_step_may_have_a_gate() -> None:
@@ -128,7 +144,7 @@ def test_missing_evidence_comes_before_a_gate_and_the_gate_stays() -> None:
 
 def test_waiting_for_a_person_counts_towards_no_deadline() -> None:
     world = at_first_gate(progressDeadline="2m", gatingDeadline="1m", onDeadline="Rollback")
-    world.run(HOUR)
+    world.run(LONG)
     assert where(world) == WAITS
     world.say("promote", "step")
     world.run_to("Succeeded")
@@ -136,7 +152,7 @@ def test_waiting_for_a_person_counts_towards_no_deadline() -> None:
 
 def test_a_pod_that_loads_while_a_person_is_waited_for_has_the_whole_gating_deadline() -> None:
     world = at_first_gate(gatingDeadline="1m")
-    world.run(HOUR)
+    world.run(LONG)
     world.load_time = 30
     world.add_pod("triton-9")
     world.run(10)
@@ -154,7 +170,7 @@ def test_time_in_the_gate_counts_towards_the_progress_deadline_once() -> None:
     world.version(3)
     world.rollout(canary=3, **steps(20, 100, gates=(20,)), analysis=analysis())
     world.run_to("WaitingPromotion")
-    world.run(HOUR)
+    world.run(LONG)
     world.say("promote", "step")
     world.run_to("Progressing")
     assert 30 <= world.status()["checkpoint"]["progressed"] <= 70
@@ -164,7 +180,7 @@ def test_a_person_waited_for_costs_no_writes() -> None:
     world = at_first_gate()
     world.run(60)
     writes = len(world.writes)
-    world.run(HOUR)
+    world.run(LONG)
     assert len(world.writes) == writes
 
 
@@ -214,3 +230,13 @@ def test_dry_runs_alone_leave_it_to_time_and_requests() -> None:
     world.rollout(**steps(20, 100), analysis=analysis(dry))
     status = world.run_to("Succeeded")
     assert (status["metrics"][0]["verdict"], status["metrics"][0]["dryRun"]) == ("Fail", True)
+
+
+def test_a_stable_that_breaks_its_bound_while_a_person_is_waited_for_is_told() -> None:
+    world = at_first_gate()
+    world.run(60)
+    world.before = Before(errors={1: 0.5})
+    world.run(200)
+    assert where(world) == ("Gating", "StableUnhealthy")
+    world.before = Before()
+    world.run_to("WaitingPromotion", within=200)

@@ -22,8 +22,8 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Every short look beside the whole one; whether it was enough."""
     enough: list[bool] = []
 
-    def both(seen: Observation, remembered: Mapping[str, AnyState]) -> Any:
-        found = glance(seen, remembered)
+    def both(seen: Observation, remembered: Mapping[str, AnyState], *, detailed: bool) -> Any:
+        found = glance(seen, remembered, detailed=detailed)
         enough.append(found is not None)
         if found is not None:
             plan = decide(seen, remembered)

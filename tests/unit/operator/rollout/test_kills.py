@@ -15,8 +15,8 @@ from simulation import Simulation, failing, two_versions
 
 from tidegate_operator.api.canaryrollout import FINISHED
 
-PLAN: dict[str, Any] = {**steps(20, 60, 100), "analysis": analysis(warmup="5s")}
-DURATION = 20.0
+PLAN: dict[str, Any] = {**steps(20, 60, 100, duration="10s"), "analysis": analysis()}
+DURATION = 10.0
 Act = tuple[Callable[[Simulation], bool], Callable[[Simulation], None]]
 """What somebody does, once, when something is so."""
 
@@ -47,7 +47,7 @@ class Story:
             if not waiting and world.status().get("phase") in FINISHED:
                 break
         assert not waiting
-        return world.run(70)
+        return world.run(50)
 
 
 def phase(*names: str, weight: int | None = None) -> Callable[[Simulation], bool]:
@@ -72,7 +72,7 @@ def edits(**fields: Any) -> Callable[[Simulation], None]:
     return lambda world: world.edit(**fields)
 
 
-GATES = steps(20, 60, 100, gates=(20, 60, 100))
+GATES = steps(20, 60, 100, gates=(20, 60, 100), duration="10s")
 AWAITS = phase("WaitingPromotion")
 STORIES = [
     Story("good"),
@@ -86,7 +86,11 @@ STORIES = [
         (phase("WaitingPromotion", weight=60), says("promote", "step@2")),
         **GATES,
     ),
-    Story("full", (AWAITS, says("promote", "full")), **steps(20, 60, 100, gates=(60, 100))),
+    Story(
+        "full",
+        (AWAITS, says("promote", "full")),
+        **steps(20, 60, 100, gates=(60, 100), duration="10s"),
+    ),
     Story("aborted", (phase("Progressing", weight=60), says("abort", "no"))),
     Story(
         "retried",
@@ -105,7 +109,7 @@ STORIES = [
         steps=None,
         maxPercent=0,
         mirrorPercent=50,
-        stepDuration="20s",
+        stepDuration="10s",
         analysis=analysis({"name": "agreement", "disagreement": {"max": 0.02}}),
     ),
     Story(
@@ -148,7 +152,7 @@ CASES = [
     pytest.param(story, write, down_for, id=f"{story.name}-{write}-{down_for:g}")
     for story in STORIES
     for write in kills(story)
-    for down_for in ((0.0, 30.0) if story.name in {"good", "bad"} else (30.0 * (write % 2),))
+    for down_for in ((0.0, 20.0) if story.name in {"good", "bad"} else (20.0 * (write % 2),))
 ]
 
 
@@ -203,7 +207,7 @@ def test_no_event_is_told_twice_after_kills_at_rest(story: Story) -> None:
     assert world.writes[writes:] == []
 
 
-@pytest.mark.parametrize("down_for", [0.0, 30.0])
+@pytest.mark.parametrize("down_for", [0.0, 20.0])
 @pytest.mark.parametrize("write", range(6))
 def test_an_abort_killed_on_its_way_is_an_abort_and_no_word_in_vain(
     write: int, down_for: float

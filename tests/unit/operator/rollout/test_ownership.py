@@ -179,3 +179,20 @@ def test_rollouts_of_models_that_share_pods_take_turns(busy: list[Owner]) -> Non
     world.run_to("Progressing", within=40)
     busy.append(Owner(kind="CanaryRollout", name="faces-2", uid="u"))
     world.run_to("Succeeded")
+
+
+def test_one_version_must_have_everything() -> None:
+    world = three_versions()
+    world.version(1, lifecycle="Active", trafficPercent=50)
+    world.version(3, lifecycle="Active", trafficPercent=50)
+    world.run(5)
+    world.rollout(canary=2)
+    world.run(5)
+    assert world.status()["reason"] == "AmbiguousBaseline"
+    assert world.status()["message"] == (
+        "Starts when one version holds all the traffic; now 1: 50%, 3: 50%"
+    )
+    world.version(3, lifecycle="Active", trafficPercent=100)
+    world.version(1, lifecycle="Active", trafficPercent=0)
+    world.run_to("Progressing", within=20)
+    assert world.status()["stableVersion"] == 3

@@ -3,7 +3,7 @@
 from canaries import analysis, started, steps, weights, where
 from simulation import Simulation, two_versions
 
-HOUR = 3600.0
+MINUTE = 60.0
 
 
 def promoted(**spec: object) -> Simulation:
@@ -16,7 +16,7 @@ def promoted(**spec: object) -> Simulation:
 
 def test_what_was_stable_within_the_window_gets_everything_at_once() -> None:
     world = promoted()
-    world.run(HOUR)
+    world.run(5 * MINUTE)
     before = len(world.tables)
     world.rollout("back", canary=1)
     status = world.run_to("Succeeded", name="back", within=20)
@@ -32,8 +32,8 @@ def test_what_was_stable_within_the_window_gets_everything_at_once() -> None:
 
 def test_what_was_stable_longer_ago_takes_its_steps() -> None:
     world = promoted()
-    world.run(2 * HOUR)
-    world.rollout("back", canary=1, rollbackWindow="2h", analysis=analysis(), **steps(50, 100))
+    world.run(10 * MINUTE)
+    world.rollout("back", canary=1, rollbackWindow="10m", analysis=analysis(), **steps(50, 100))
     world.run_to("Progressing", name="back")
     assert world.weight == 50
 

@@ -93,6 +93,17 @@ def test_a_shadow_cannot_be_promoted_to_everything() -> None:
     assert weights(world) == []
 
 
+def test_nor_before_it_has_begun() -> None:
+    world = two_versions()
+    world.load_time = 20
+    world.version(3)
+    plan = {"maxPercent": 0, "mirrorPercent": 50, "stepDuration": "30s"}
+    world.rollout(canary=3, **plan, analysis=analysis(AGREEMENT))
+    world.say("promote", "full")
+    world.run_to("Succeeded")
+    assert [arm.version for arm in world.table.split] == [1]
+
+
 def test_a_shadow_of_what_was_stable_a_moment_ago_is_no_fast_return() -> None:
     world = two_versions()
     world.rollout("forward", **steps(50, 100), analysis=analysis())

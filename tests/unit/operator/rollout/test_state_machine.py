@@ -251,5 +251,5 @@ class Rollout(RuleBasedStateMachine):
 
 TestRollout = Rollout.TestCase
 TestRollout.settings = settings(
-    max_examples=60, stateful_step_count=25, deadline=None, derandomize=True
+    max_examples=35, stateful_step_count=25, deadline=None, derandomize=True
 )
