@@ -694,6 +694,15 @@ WRONG_AS_UPDATE = [
     cro({"stableVersion": None}, "stableVersion", COMES_OR_GOES),
     cro({"assignment": None}, "assignment", CHANGES_ARMS),
     cro(
+        {
+            "maxPercent": 0,
+            "analysis": {"metrics": [{"name": "m", "errorRate": {"rollback": 0.2}}]},
+        },
+        "maxPercent",
+        "cannot become 0, or cease to be, as a rollout either moves traffic or only mirrors it; "
+        "create another CanaryRollout",
+    ),
+    cro(
         {"assignment": {"header": "x-session"}},
         "assignment.header",
         "cannot be changed, as users would change arms; create another CanaryRollout",
