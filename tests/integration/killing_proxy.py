@@ -1,7 +1,8 @@
 """A proxy before the API server that can end the operator at the very write that a test names.
 
-The write is not passed on: it is the last thing that the operator tried. It can also answer as an
-API server does that is still starting.
+The write is not passed on: it is the last thing that the operator tried. The proxy can also answer
+in the API server's stead, as one that is still starting or that refuses a write does, and it keeps
+the times of all writes (``log``) and of the first request since somebody asked (``first_sign``).
 """
 
 import http.client
@@ -9,7 +10,9 @@ import http.server
 import json
 import ssl
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,8 +21,29 @@ from tidegate_tools.controlplane import ControlPlane
 Body = dict[str, Any]
 Doom = Callable[[str, str, Body], bool]
 """(method, path, body) to whether this is the write that is not survived."""
+Refusal = Callable[[str, str, Body], int | None]
+"""(method, path, body) to the status that answers this write in the API server's stead."""
 
 _DROPPED = {"transfer-encoding", "connection", "content-length", "content-encoding"}
+_PASSED = {"authorization", "content-type", "accept", "user-agent"}
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A write that came in, and how it was answered (0: not at all). ``asked``, ``at``: epoch
+    seconds of its coming in and of its answer.
+    """
+
+    asked: float
+    at: float
+    method: str
+    path: str
+    body: Any
+    status: int
+
+    @property
+    def accepted(self) -> bool:
+        return 200 <= self.status < 300
 
 
 class KillingProxy:
@@ -29,13 +53,15 @@ class KillingProxy:
         self.doom: Doom = lambda _method, _path, _body: False
         self.kill: Callable[[], None] = lambda: None
         self.starting: Callable[[str], bool] = lambda _path: False
+        self.refuse: Refusal = lambda _method, _path, _body: None
         self.refused = 0
-        self.writes: list[str] = []
+        self.log: list[Write] = []
+        self.first_sign: float | None = None
+        self.noted = threading.Condition()
         self.target = plane.server.removeprefix("https://")
         self.context = ssl.create_default_context(cafile=str(plane.ca))
         handler = type("Handler", (_Handler,), {"proxy": self})
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), handler)
         config = json.loads(kubeconfig.read_text())
         url = f"http://127.0.0.1:{self._server.server_port}"
         config["clusters"][0]["cluster"] = {"server": url}
@@ -50,50 +76,90 @@ class KillingProxy:
         self._server.shutdown()
         self._server.server_close()
 
-    def survives(self, method: str, path: str, body: bytes) -> bool:
-        """Note a write; False where it was the last one."""
-        if method == "GET":
+    def survives(self, method: str, path: str, body: Body) -> bool:
+        """Whether a write is not the last one."""
+        if method == "GET" or not self.doom(method, path, body):
             return True
-        self.writes.append(f"{method} {path}")
-        if self.doom(method, path, json.loads(body or b"{}")):
-            self.doom = lambda _method, _path, _body: False
-            self.kill()
-            return False
-        return True
+        self.doom = lambda _method, _path, _body: False
+        self.kill()
+        return False
+
+    def note(self, write: Write) -> None:
+        """Keep it, and wake whoever waits for writes."""
+        with self.noted:
+            self.log.append(write)
+            self.noted.notify_all()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed is no news."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
+    """One connection of the operator, and one to the API server behind it."""
+
     proxy: KillingProxy
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def setup(self) -> None:
+        super().setup()
+        self._upstream = http.client.HTTPSConnection(self.proxy.target, context=self.proxy.context)
+
+    def finish(self) -> None:
+        self._upstream.close()
+        super().finish()
 
     def handle_any(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.proxy.first_sign = self.proxy.first_sign or time.time()
         if self.proxy.starting(self.path):
             self.proxy.refused += 1
-            self._answer(429, b'{"kind":"Status","message":"storage is (re)initializing"}')
-            return
-        if not self.proxy.survives(self.command, self.path, body):
-            self.close_connection = True
-            return
-        self._pass_on(body)
+            self._refuse(429, "storage is (re)initializing")
+        elif self.command == "GET":
+            self._pass_on(body)
+        else:
+            self._write(body)
 
     do_GET = do_POST = do_PATCH = do_DELETE = handle_any  # noqa: N815
 
-    def _pass_on(self, body: bytes) -> None:
-        upstream = http.client.HTTPSConnection(self.proxy.target, context=self.proxy.context)
-        wanted = {"authorization", "content-type", "accept", "user-agent"}
-        headers = {k: v for k, v in self.headers.items() if k.lower() in wanted}
+    def _write(self, body: bytes) -> None:
+        asked, what = time.time(), json.loads(body or b"{}")
+        status = self.proxy.refuse(self.command, self.path, what)
+        if not self.proxy.survives(self.command, self.path, what):
+            status = 0
+            self.close_connection = True
+        elif status is not None:
+            self._refuse(status, f"refused by a test with {status}")
+        else:
+            status = self._pass_on(body)
+        written = Write(asked, time.time(), self.command, self.path, what, status)
+        self.proxy.note(written)
+
+    def _pass_on(self, body: bytes) -> int:
+        """The API server's status; 0 for none. Whether the operator lives to hear it is another
+        matter.
+        """
+        headers = {k: v for k, v in self.headers.items() if k.lower() in _PASSED}
+        status = 0
         try:
-            upstream.request(self.command, self.path, body, headers)
-            answer = upstream.getresponse()
+            self._upstream.request(self.command, self.path, body, headers)
+            answer = self._upstream.getresponse()
+            status = answer.status
             if "watch=" in self.path:
                 self._stream(answer)
             else:
-                self._answer(answer.status, answer.read())
+                self._answer(status, answer.read())
         except (OSError, http.client.HTTPException):
             self.close_connection = True
-        finally:
-            upstream.close()
+        return status
+
+    def _refuse(self, status: int, message: str) -> None:
+        told = {"kind": "Status", "status": "Failure", "code": status, "message": message}
+        self._answer(status, json.dumps(told).encode())
 
     def _answer(self, status: int, body: bytes) -> None:
         self.send_response(status)

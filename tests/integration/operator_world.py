@@ -7,9 +7,11 @@ share them.
 """
 
 import contextlib
+import http.client
 import http.server
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -45,6 +47,8 @@ GROUP = f"/apis/{names.GROUP}/{names.API_VERSION}/namespaces"
 PODS = 2
 PATIENCE = 60.0
 FOLLOW_SECONDS = 0.05
+WATCH_SECONDS = 10.0
+"""Without an event for so long, tables are listed again."""
 
 Raw = dict[str, Any]
 TENSOR = Tensor(name="INPUT", datatype="FP32", shape=[64])
@@ -76,8 +80,11 @@ class StandIn:
         self.name, self.namespace, self.address = name, namespace, address
         self.uid = ""
         self.ready = False
+        self.scrapable = True
+        self.served: defaultdict[tuple[str, str], float] = defaultdict(float)
         self._models = models
         self._adoptions: dict[str, Adoption] = {}
+        self._offered: dict[str, Shown] = {}
         self._counters: defaultdict[tuple[str, str, str, str], float] = defaultdict(float)
         self._lock = threading.Lock()
         self._server = http.server.ThreadingHTTPServer((address, names.PORT_ADMIN), self._handler())
@@ -92,13 +99,23 @@ class StandIn:
         """Adopt what is shown, and serve the requests of some seconds."""
         with self._lock:
             adoption = self._adoptions.setdefault(model, Adoption(self.namespace, model))
-            adoption.offer(shown)
+            if self._offered.get(model) != shown:
+                self._offered[model] = shown
+                adoption.offer(shown)
             if adoption.table is not None:
                 self.ready = True
                 self._serve(model, adoption.table, seconds)
 
+    def restart(self) -> None:
+        """Count from zero again, as a sidecar that was restarted does."""
+        with self._lock:
+            self._counters.clear()
+
     def _serve(self, model: str, table: RoutingTable, seconds: float) -> None:
         behaviour = self._models[model]
+        for arm in table.split:
+            requests = behaviour.rate / PODS * arm.weight / contract.WHOLE * seconds
+            self.served[model, arm.name] += requests
         for check in table.checks:
             for name in (names.ARM_STABLE, names.ARM_CANARY):
                 for counts in ("requests", "bad"):
@@ -147,14 +164,14 @@ class StandIn:
         return "".join(lines).encode()
 
     def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:
-        pages = {"/routing": self._report, "/metrics": self._metrics}
+        pod, pages = self, {"/routing": self._report, "/metrics": self._metrics}
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
                 body = pages[self.path]()
-                self.send_response(200)
+                self.send_response(200 if pod.scrapable or self.path != "/metrics" else 503)
                 self.send_header("Content-Type", "text/plain; version=0.0.4")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -166,13 +183,71 @@ class StandIn:
         return Handler
 
 
+class Tables:
+    """The routing tables of a namespace, as a watch shows them; a deletion is not taken in."""
+
+    def __init__(self, api: Api, namespace: str) -> None:
+        self.shown: dict[str, Shown] = {}
+        self._api = api
+        self._path = f"/api/v1/namespaces/{namespace}/configmaps"
+        self._query = {"labelSelector": names.LABEL_MODEL}
+        self._ended = threading.Event()
+        self._connection: http.client.HTTPConnection | None = None
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        if self._connection is not None and self._connection.sock is not None:
+            with contextlib.suppress(OSError):
+                self._connection.sock.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+
+    def _follow(self) -> None:
+        while not self._ended.is_set():
+            with contextlib.suppress(ApiError, OSError, http.client.HTTPException):
+                listed = self._api.request("GET", self._url())
+                for raw in listed["items"]:
+                    self._take(raw)
+                self._watch(listed["metadata"]["resourceVersion"])
+            self._ended.wait(FOLLOW_SECONDS)
+
+    def _watch(self, version: str) -> None:
+        server = self._api.server.removeprefix("https://")
+        self._connection = http.client.HTTPSConnection(
+            server, context=self._api.context, timeout=WATCH_SECONDS
+        )
+        with contextlib.closing(self._connection) as connection:
+            authorization = {"Authorization": f"Bearer {self._api.token}"}
+            url = self._url(watch="true", resourceVersion=version)
+            connection.request("GET", url, headers=authorization)
+            for line in connection.getresponse():
+                event = json.loads(line)
+                if event["type"] == "ERROR" or self._ended.is_set():
+                    return
+                if event["type"] != "DELETED":
+                    self._take(event["object"])
+
+    def _url(self, **more: str) -> str:
+        return f"{self._path}?{urllib.parse.urlencode({**self._query, **more})}"
+
+    def _take(self, raw: Raw) -> None:
+        self.shown[raw["metadata"]["labels"][names.LABEL_MODEL]] = Shown(
+            text=raw["data"].get(names.TABLE_KEY, ""),
+            digest=raw["data"].get(names.DIGEST_KEY, ""),
+            uid=raw["metadata"]["uid"],
+        )
+
+
 class Fleet:
     """The pods of a namespace, and the thread that makes them follow its tables."""
 
     def __init__(self, api: Api, namespace: str, targets: ScrapeTargets, subnet: Subnet) -> None:
         self._api, self._namespace, self._targets = api, namespace, targets
+        self._tables = Tables(api, namespace)
         self.models: defaultdict[str, Model] = defaultdict(Model)
-        self.silent = False
         self.pods = [
             StandIn(f"triton-{n}", namespace, subnet.ip(n + 1), self.models) for n in range(PODS)
         ]
@@ -183,14 +258,20 @@ class Fleet:
         for pod in self.pods:
             self._create(pod)
             self._targets.put(self._namespace, pod.name, f"{pod.address}:{names.PORT_ADMIN}")
+        self._tables.start()
         self._thread.start()
 
     def stop(self) -> None:
         self._ended.set()
         self._thread.join()
+        self._tables.stop()
         for pod in self.pods:
             self._targets.remove(self._namespace, pod.name)
             pod.close()
+
+    def served(self, model: str, arm: str) -> float:
+        """Requests of an arm so far, by the pods' own books."""
+        return sum(pod.served[model, arm] for pod in self.pods)
 
     def _create(self, pod: StandIn) -> None:
         path = f"/api/v1/namespaces/{self._namespace}/pods"
@@ -214,12 +295,9 @@ class Fleet:
 
     def _follow(self) -> None:
         last = time.monotonic()
-        shown: dict[str, Shown] = {}
         while not self._ended.wait(FOLLOW_SECONDS):
             now = time.monotonic()
-            with contextlib.suppress(ApiError):
-                shown |= {} if self.silent else self._tables()
-            for model, table in shown.items():
+            for model, table in list(self._tables.shown.items()):
                 for pod in self.pods:
                     ready = pod.ready
                     pod.follow(model, table, now - last)
@@ -227,31 +305,22 @@ class Fleet:
                         self._tell(pod, ready=True)
             last = now
 
-    def _tables(self) -> dict[str, Shown]:
-        path = f"/api/v1/namespaces/{self._namespace}/configmaps?labelSelector={names.LABEL_MODEL}"
-        return {
-            raw["metadata"]["labels"][names.LABEL_MODEL]: Shown(
-                text=raw["data"].get(names.TABLE_KEY, ""),
-                digest=raw["data"].get(names.DIGEST_KEY, ""),
-                uid=raw["metadata"]["uid"],
-            )
-            for raw in self._api.request("GET", path)["items"]
-        }
-
 
 class Operator:
     """The operator's process, confined to one namespace."""
 
     def __init__(self, kubeconfig: Path, prometheus: str, namespace: str, log: Path) -> None:
         self._supervisor = Supervisor()
-        self._kubeconfig, self._prometheus, self._namespace = kubeconfig, prometheus, namespace
+        self._kubeconfig, self._namespace = kubeconfig, namespace
+        self.prometheus = prometheus
+        self.scrape_interval = "1s"
         self.log = log
         self.port = free_port()
         self.process: Process
 
     def start(self, kubeconfig: Path | None = None) -> None:
-        argv = [sys.executable, "-m", "tidegate_operator", f"--prometheus-url={self._prometheus}"]
-        argv += ["--scrape-interval=1s", f"--namespace={self._namespace}"]
+        argv = [sys.executable, "-m", "tidegate_operator", f"--prometheus-url={self.prometheus}"]
+        argv += [f"--scrape-interval={self.scrape_interval}", f"--namespace={self._namespace}"]
         argv += [f"--listen=127.0.0.1:{self.port}"]
         env = {**os.environ, "KUBECONFIG": str(kubeconfig or self._kubeconfig)}
         env |= {"NO_PROXY": "127.0.0.0/8", "no_proxy": "127.0.0.0/8"}
@@ -294,10 +363,14 @@ class World:
         self._stack.close()
 
     def _is_scraped(self) -> bool:
-        up = f'up{{namespace="{self.namespace}"}} == 1'
-        url = f"{self.prometheus.url}/api/v1/query?{urllib.parse.urlencode({'query': up})}"
+        return self.read(f'sum(up{{namespace="{self.namespace}"}})') == len(self.fleet.pods)
+
+    def read(self, query: str) -> float:
+        """The one number that Prometheus itself answers with; 0 for none."""
+        url = f"{self.prometheus.url}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
         with urllib.request.urlopen(url, timeout=5) as answer:
-            return len(json.load(answer)["data"]["result"]) == len(self.fleet.pods)
+            rows = json.load(answer)["data"]["result"]
+        return float(rows[0]["value"][1]) if rows else 0.0
 
     def new_operator(self, name: str) -> Operator:
         log = self.plane.directory / "logs" / f"{self.namespace}-{name}.log"
@@ -329,7 +402,8 @@ class World:
             self.apply("ModelVersion", f"{model}-{number}", **spec)
 
     def rollout(self, name: str, model: str, canary: int = 2, **spec: Any) -> None:
-        plan = {"initialPercent": 50, "stepPercent": 25, "stepDuration": "2s"}
+        plan: Raw = {"initialPercent": 50, "stepPercent": 25, "stepDuration": "2s"}
+        plan = {} if "steps" in spec else plan
         analysis = {"interval": "1s", "warmup": "0s", "minRequests": 20, "ackTimeout": "10s"}
         self.apply(
             "CanaryRollout",

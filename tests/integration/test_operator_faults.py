@@ -6,6 +6,7 @@ writes: no step is skipped, doubled or shortened, and no rollback is undone.
 
 import itertools
 import json
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -219,3 +220,96 @@ def test_started_while_the_api_server_is_not_ready(
     world.rollout("to-2", "digits", stepDuration="1h")
     world.await_weight("digits", 50)
     assert world.operator.process.alive
+
+
+class Refusing:
+    """Refuses the writes that ``these`` names, and counts how often they were tried."""
+
+    def __init__(self, proxy: KillingProxy, these: Doom, status: int) -> None:
+        self._proxy, self._these, self._status = proxy, these, status
+        self.tries = 0
+        proxy.refuse = self._refuse
+
+    def _refuse(self, method: str, path: str, body: Body) -> int | None:
+        if not self._these(method, path, body):
+            return None
+        self.tries += 1
+        return self._status
+
+    def relent(self) -> None:
+        self._proxy.refuse = lambda _method, _path, _body: None
+
+    def holds_for(self, seconds: float) -> None:
+        """It is tried again, but not without a pause."""
+        until(lambda: self.tries >= 2, "a second try")
+        before = self.tries
+        time.sleep(seconds)
+        assert self.tries - before < 20 * seconds, "tried again and again without a pause"
+
+
+def table_of(model: str) -> Doom:
+    return lambda _method, path, body: (
+        "/configmaps" in path and body["metadata"]["name"] == names.routing_table_name(model)
+    )
+
+
+def any_status(_method: str, path: str, _body: Body) -> bool:
+    return path.endswith("canaryrollouts/to-2/status")
+
+
+@pytest.mark.parametrize("status", [409, 422, 500])
+@pytest.mark.parametrize(
+    "these",
+    [
+        pytest.param(table_with(50), id="the table"),
+        pytest.param(any_status, id="the status"),
+    ],
+)
+def test_writes_refused_for_a_while(
+    world: World, proxy: KillingProxy, these: Doom, status: int
+) -> None:
+    refusing = Refusing(proxy, these, status)
+    world.operator.start(proxy.kubeconfig)
+    world.rollout("to-2", "digits")
+    refusing.holds_for(3)
+    assert weight(world.table("digits")) == 0
+    refusing.relent()
+    ended_well(world)
+
+
+@pytest.mark.parametrize("status", [409, 422, 500])
+@pytest.mark.parametrize(
+    ("these", "applied"),
+    [
+        pytest.param(back_to_baseline, False, id="its table"),
+        pytest.param(status_in("RollingBack"), True, id="its status"),
+        pytest.param(status_in("RolledBack"), True, id="its end"),
+    ],
+)
+def test_a_rollback_refused_for_a_while_is_not_lost(
+    world: World, proxy: KillingProxy, these: Doom, applied: bool, status: int
+) -> None:
+    refusing = Refusing(proxy, these, status)
+    world.operator.start(proxy.kubeconfig)
+    world.model("digits").errors[2] = 0.5
+    world.rollout("to-2", "digits")
+    until(lambda: refusing.tries, "the rollback")
+    world.model("digits").errors.clear()  # no new evidence: the decision was taken
+    refusing.holds_for(3)
+    assert weight(world.table("digits")) == (0 if applied else 50)
+    refusing.relent()
+    status_ = world.await_phase("to-2", "RolledBack")
+    assert world.weights("to-2") == [0, 50, 0]
+    assert "canary requests failed" in status_["message"]
+    until(lambda: "RolledBack" in world.reasons("to-2"), "its event")
+    assert world.reasons("to-2").count("RolledBack") == 1
+
+
+def test_one_refused_rollout_does_not_keep_others_back(world: World, proxy: KillingProxy) -> None:
+    refusing = Refusing(proxy, any_status, 422)
+    world.operator.start(proxy.kubeconfig)
+    world.rollout("to-2", "digits")
+    until(lambda: refusing.tries, "a refusal")
+    world.versions("other", 2)
+    world.rollout("to-other", "other")
+    world.await_phase("to-other", "Succeeded")
