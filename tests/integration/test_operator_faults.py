@@ -100,7 +100,9 @@ def status_in(phase: str) -> Doom:
 
 
 def back_to_baseline(method: str, path: str, body: Body) -> bool:
-    return "/configmaps" in path and "latch" in json.loads(body["data"][names.TABLE_KEY])
+    if "/configmaps" not in path:
+        return False
+    return json.loads(body["data"][names.TABLE_KEY])["latch"] is not None
 
 
 @pytest.mark.parametrize(
@@ -247,17 +249,11 @@ class Refusing:
         assert self.tries - before < 20 * seconds, "tried again and again without a pause"
 
 
-def table_of(model: str) -> Doom:
-    return lambda _method, path, body: (
-        "/configmaps" in path and body["metadata"]["name"] == names.routing_table_name(model)
-    )
-
-
 def any_status(_method: str, path: str, _body: Body) -> bool:
     return path.endswith("canaryrollouts/to-2/status")
 
 
-@pytest.mark.parametrize("status", [409, 422, 500])
+@pytest.mark.parametrize("status", [409, 422])
 @pytest.mark.parametrize(
     "these",
     [
@@ -270,6 +266,7 @@ def test_writes_refused_for_a_while(
 ) -> None:
     refusing = Refusing(proxy, these, status)
     world.operator.start(proxy.kubeconfig)
+    world.await_table("digits", lambda table: table.split)
     world.rollout("to-2", "digits")
     refusing.holds_for(3)
     assert weight(world.table("digits")) == 0
@@ -277,7 +274,7 @@ def test_writes_refused_for_a_while(
     ended_well(world)
 
 
-@pytest.mark.parametrize("status", [409, 422, 500])
+@pytest.mark.parametrize("status", [409, 422])
 @pytest.mark.parametrize(
     ("these", "applied"),
     [
@@ -305,11 +302,10 @@ def test_a_rollback_refused_for_a_while_is_not_lost(
     assert world.reasons("to-2").count("RolledBack") == 1
 
 
-def test_one_refused_rollout_does_not_keep_others_back(world: World, proxy: KillingProxy) -> None:
+def test_one_refused_model_does_not_keep_others_back(world: World, proxy: KillingProxy) -> None:
     refusing = Refusing(proxy, any_status, 422)
     world.operator.start(proxy.kubeconfig)
     world.rollout("to-2", "digits")
     until(lambda: refusing.tries, "a refusal")
     world.versions("other", 2)
-    world.rollout("to-other", "other")
-    world.await_phase("to-other", "Succeeded")
+    world.await_phase("other-2", "Ready", plural="modelversions")
