@@ -23,7 +23,7 @@ def main(chosen: list[str]) -> int:
     failed = []
     for name in chosen or known:
         print(f"-- {name}", flush=True)
-        argv = [sys.executable, HERE / f"{name}.py"]
+        argv = [sys.executable, str(HERE / f"{name}.py")]
         if subprocess.run(argv, env=ENVIRONMENT, check=False).returncode:
             failed.append(name)
     if failed:

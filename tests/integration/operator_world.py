@@ -73,6 +73,13 @@ class Model:
     tensors: dict[int, list[Tensor]] = field(default_factory=dict)
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed is no news."""
+
+
 class StandIn:
     """One pod: follows the tables that it is shown and counts what they send its way."""
 
@@ -87,8 +94,7 @@ class StandIn:
         self._offered: dict[str, Shown] = {}
         self._counters: defaultdict[tuple[str, str, str, str], float] = defaultdict(float)
         self._lock = threading.Lock()
-        self._server = http.server.ThreadingHTTPServer((address, names.PORT_ADMIN), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server((address, names.PORT_ADMIN), self._handler())
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def close(self) -> None:
