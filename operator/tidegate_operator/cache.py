@@ -72,6 +72,15 @@ class _Packed(NamedTuple):
     phase: str
 
 
+class _Selecting(NamedTuple):
+    """Which pods a ModelVersion wants; ``age``: sorts the oldest first."""
+
+    model: ModelKey
+    selector: Selector
+    version: int
+    age: tuple[float, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Misfit:
     """An object that does not fit our types, and why."""
@@ -119,7 +128,10 @@ class Cache:
     )
     _unpacked: dict[_Packed, Any] = field(default_factory=dict)
     _pods: dict[Place, dict[str, PodSeen]] = field(default_factory=lambda: defaultdict(dict))
-    _selecting: dict[Place, dict[str, tuple[ModelKey, Selector]]] = field(
+    _selecting: dict[Place, dict[str, _Selecting]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
+    _selectors: dict[ModelKey, dict[str, _Selecting]] = field(
         default_factory=lambda: defaultdict(dict)
     )
     _misfits: dict[tuple[str, Name], Misfit] = field(default_factory=dict)
@@ -285,9 +297,15 @@ class Cache:
                 for key in seen.models:
                     self._by_model[kind][key][name[1]] = seen
                 if kind == modelversion.KIND and isinstance(content, _Packed):
-                    selector = self._unpack(content).spec.selector
-                    where = _place(name[0], selector)
-                    self._selecting[where][name[1]] = (seen.models[0], selector)
+                    one: ModelVersion = self._unpack(content)
+                    selecting = _Selecting(
+                        seen.models[0],
+                        one.spec.selector,
+                        one.spec.version,
+                        one.metadata.age_order,
+                    )
+                    self._selecting[_place(name[0], one.spec.selector)][name[1]] = selecting
+                    self._selectors[seen.models[0]][name[1]] = selecting
                 if isinstance(content, StoredTable) and content.table is not None:
                     table = content.table
                     self._last_tables[table.namespace, table.model] = table
@@ -303,8 +321,9 @@ class Cache:
             for where in _places(seen.content):
                 _drop(self._pods, where, seen.content.name)
         if kind == modelversion.KIND and isinstance(seen.content, _Packed):
-            selector = self._unpack(seen.content).spec.selector
+            selector = self._selectors[seen.models[0]][name[1]].selector
             _drop(self._selecting, _place(name[0], selector), name[1])
+            _drop(self._selectors, seen.models[0], name[1])
         for key in seen.models:
             _drop(self._by_model[kind], key, name[1])
         return concerned
@@ -321,9 +340,9 @@ class Cache:
         if model is not None:
             found.add((pod.namespace, model))
         for where in _places(pod):
-            for key, selector in self._selecting.get(where, {}).values():
-                if selector.matches(pod.labels):
-                    found.add(key)
+            for one in self._selecting.get(where, {}).values():
+                if one.selector.matches(pod.labels):
+                    found.add(one.model)
         return found
 
     def _of(self, kind: str, key: ModelKey) -> tuple[Any, ...]:
@@ -341,16 +360,15 @@ class Cache:
 
     def _selector(self, key: ModelKey) -> Selector:
         """The versions' common selector; where they differ, that of the one with the traffic."""
-        versions = self.versions(key)
-        if not versions:
+        known = list(self._selectors.get(key, {}).values())
+        if not known:
             return Selector(match_labels={names.LABEL_MODEL: key[1]})
-        selector = versions[0].spec.selector
-        if all(one.spec.selector == selector for one in versions):
+        selector = known[0].selector
+        if all(one.selector == selector for one in known):
             return selector
         table = self.last_table(key)
         leading = table.default_version if table else None
-        ordered = sorted(versions, key=lambda one: one.metadata.age_order)
-        return min(ordered, key=lambda one: one.spec.version != leading).spec.selector
+        return min(known, key=lambda one: (one.version != leading, one.age)).selector
 
 
 def identity(raw: Raw) -> Identity:

@@ -23,7 +23,6 @@ _PAUSE: Final = (1.0, 5.0)
 """Seconds between two questions of how models did before: after an answer, and after none."""
 _SPAN_LIMIT: Final = 3600.0
 _MARGIN: Final = 2.0
-_UNKNOWN_SKEW: Final = 60.0
 _STILL: Final = 0.5
 """Seconds in which a live Prometheus' time goes on, too."""
 
@@ -53,9 +52,13 @@ class Evidence:
         """The raw samples after a time on Prometheus' clock. Without a sample that is too old,
         answers of a cache would look like a Prometheus whose clock is behind.
         """
+        if self._skew is None:
+            asked, at = self.now(), await self.metrics.time()
+            if isinstance(at, Unreadable):
+                return at
+            self._skew = at - asked
         asked = self.now()
-        margin = _MARGIN + (_UNKNOWN_SKEW if self._skew is None else 0.0)
-        span = min(asked + self.skew - since + margin, _SPAN_LIMIT)
+        span = min(asked + self.skew - since + _MARGIN, _SPAN_LIMIT)
         found = await self.metrics.samples(max(span, _MARGIN))
         if isinstance(found, Unreadable):
             return found

@@ -156,6 +156,7 @@ class Reconciler:
     _later: dict[ModelKey, None] = field(default_factory=dict)
     _settling: set[ModelKey] = field(default_factory=set)
     _reading: bool = False
+    _judging: int = 0
     _memory: dict[ModelKey, _Memory] = field(default_factory=dict)
     _reports: dict[str, PodReport] = field(default_factory=dict)
     _applied: dict[ModelKey, policies.Applied | None] = field(default_factory=dict)
@@ -207,7 +208,7 @@ class Reconciler:
         """Seconds to the next thing to do."""
         now = self.now()
         pause = min(min(self._due.values(), default=math.inf) - now, _SELDOM)
-        if self._later:
+        if self._later and not (self._reading or self._judging):
             pause = min(pause, 1.0 / _PROGRESS_A_SECOND)
         return max(0.0, pause)
 
@@ -269,9 +270,12 @@ class Reconciler:
             yield asyncio.create_task(self._refresh())
 
     def _write_progress(self) -> Iterator[asyncio.Task[None]]:
-        """Begin looks at which progress is written, too; of many a few at a time."""
+        """Begin looks at which progress is written, too: of many a few at a time, and none while
+        evidence is judged.
+        """
         now = self.now()
-        while self._later and self._progress.take(now):
+        busy = self._reading or self._judging
+        while self._later and not busy and self._progress.take(now):
             key = next(iter(self._later))
             del self._later[key]
             yield asyncio.create_task(self._look(key, now, progress=True))
@@ -292,7 +296,12 @@ class Reconciler:
                         await asyncio.sleep(0)
         finally:
             self._reading = False
-        await asyncio.gather(*looks)
+            self._judging += 1
+        try:
+            await asyncio.gather(*looks)
+        finally:
+            self._judging -= 1
+            self._woken.set()
 
     async def _refresh(self) -> None:
         for key in await self.evidence.refresh():
@@ -437,7 +446,7 @@ class Reconciler:
         memory = self._recalled(key)
         if memory.quiet is None:
             return False
-        seen = self._observation(key, memory, reading, asked, answers)
+        seen = self._observation(key, memory, reading, asked, answers, whole=False)
         if memory.quiet != self._still(key, seen):
             return False
         told = self._progress_due(key, memory, seen.now)
@@ -565,19 +574,22 @@ class Reconciler:
         reading: Reading | Unreadable | None,
         asked: float,
         answers: dict[questions.Asked, Answer],
+        *,
+        whole: bool = True,
     ) -> Observation:
-        """All that is known now. What rests on a reading is seen as of when that was asked for,
-        unless the model was looked at since: time must not go back.
+        """All that is known now; unless ``whole``, all that evidence is judged by. What rests on a
+        reading is seen as of when that was asked for, unless the model was looked at since: time
+        must not go back.
         """
         pods = self.cache.pods(key)
         return Observation(
             now=max(asked, memory.seen_at) if reading is not None else self.now(),
             namespace=key[0],
             model=key[1],
-            versions=self.cache.versions(key),
+            versions=self.cache.versions(key) if whole else (),
             rollouts=self.cache.rollouts(key),
             tests=self.cache.tests(key),
-            policies=self.cache.policies(key),
+            policies=self.cache.policies(key) if whole else (),
             stored=self.cache.table(key),
             last_table=self.cache.last_table(key),
             pods=tuple(self._pod(one, key[1]) for one in sorted(pods, key=lambda p: p.name)),

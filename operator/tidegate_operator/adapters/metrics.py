@@ -84,6 +84,9 @@ class Rates:
 class Metrics(Protocol):
     """The operator's port to evidence."""
 
+    async def time(self) -> float | Unreadable:
+        """Prometheus' own time (epoch seconds)."""
+
     async def samples(self, span: float) -> Readings | Unreadable:
         """The raw samples of the last ``span`` seconds."""
 
@@ -116,11 +119,30 @@ class PrometheusMetrics:
         self._asked = asked
         listed = "|".join(map(re.escape, namespaces))
         self._where = f"{namespace_label}=~{quoted(listed)}" if namespaces else ""
-        self._threads = ThreadPoolExecutor(max_workers=3, thread_name_prefix="prometheus")
+        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="prometheus")
+
+    async def time(self) -> float | Unreadable:
+        """Never raises, as ``samples``."""
+        return await self._run(self._now)
 
     async def samples(self, span: float) -> Readings | Unreadable:
-        """Never raises: an answer that is none, or not a whole one, is ``Unreadable``."""
-        return await self._run(partial(self._samples, span))
+        """Never raises: an answer that is none, or not a whole one, is ``Unreadable``. Both queries
+        are asked at once: while one answer is read, Prometheus works out the other.
+        """
+        at = await self.time()
+        if isinstance(at, Unreadable):
+            return at
+        found = await asyncio.gather(
+            *(
+                self._run(partial(self._samples, metrics, span, at))
+                for metrics in (f'="{names.METRIC_CHECK_REQUESTS}_total"', f'=~"{_OTHERS}"')
+            )
+        )
+        for one in found:
+            if isinstance(one, Unreadable):
+                return one
+        gathered = [one for one in found if isinstance(one, _Gathered)]
+        return Readings(at, _united(gathered))
 
     async def rates(self) -> Rates | Unreadable:
         """Never raises, as ``samples``."""
@@ -144,15 +166,13 @@ class PrometheusMetrics:
         except (msgspec.DecodeError, ValueError) as error:
             return Unreadable(f"unexpected answer: {error}"[:200])
 
-    def _samples(self, span: float) -> Readings:
-        at = self._now()
+    def _samples(self, metrics: str, span: float, at: float) -> "_Gathered":
         reach = f"[{max(1, round(span * 1000))}ms]"
+        selector = _matching(f"__name__{metrics}", self._where)
         gathered = _Gathered()
-        for metrics in (f'"{names.METRIC_CHECK_REQUESTS}_total"', f'~"{_OTHERS}"'):
-            selector = _matching(f"__name__={metrics}", self._where)
-            for rows in self._rows(selector + reach, "matrix", at):
-                gathered.add(rows)
-        return Readings(at, gathered.by_model())
+        for rows in self._rows(selector + reach, "matrix", at):
+            gathered.add(rows)
+        return gathered
 
     def _rates(self) -> Rates:
         by = f"{self._label},model"
@@ -229,14 +249,15 @@ def _matching(*matchers: str) -> str:
 
 class _Gathered:
     """Series as they come in. Equal texts and equal samples are kept once: a healthy pod's counters
-    of errors, to begin with, are all the same.
+    of errors, to begin with, are all the same. ``spoiled``: pods, by namespace and name, that tell
+    what is no number.
     """
 
     def __init__(self) -> None:
-        self._series: defaultdict[ModelKey, list[Series]] = defaultdict(list)
+        self.series: defaultdict[ModelKey, list[Series]] = defaultdict(list)
         self._texts: dict[str, str] = {}
         self._times: dict[Numbers, Numbers] = {}
-        self._spoiled: set[tuple[str, str]] = set()
+        self.spoiled: set[tuple[str, str]] = set()
 
     def add(self, rows: list[Row]) -> None:
         """Take rows in; those that are not whole (no pod, say) are none of ours."""
@@ -252,9 +273,9 @@ class _Gathered:
             else:
                 samples = parsed[raw] = self._parsed(raw)
             if samples is None:
-                self._spoiled.add((labels.namespace, labels.pod))
+                self.spoiled.add((labels.namespace, labels.pod))
                 continue
-            self._series[self._text(labels.namespace), self._text(labels.model)].append(
+            self.series[self._text(labels.namespace), self._text(labels.model)].append(
                 Series(
                     self._text(labels.pod),
                     self._text(labels.arm),
@@ -264,17 +285,6 @@ class _Gathered:
                     self._text(labels.bucket or labels.priority),
                 )
             )
-
-    def by_model(self) -> Mapping[ModelKey, Sequence[Series]]:
-        """All series, without pods that say what is no number: half of a pod's counters would look
-        like a restart.
-        """
-        if not self._spoiled:
-            return self._series
-        return {
-            key: [one for one in series if (key[0], one.pod) not in self._spoiled]
-            for key, series in self._series.items()
-        }
 
     def _text(self, text: str) -> str:
         return self._texts.setdefault(text, text)
@@ -287,6 +297,23 @@ class _Gathered:
         if not all(map(math.isfinite, values)):
             return None
         return self._times.setdefault(times, times), values
+
+
+def _united(parts: Sequence[_Gathered]) -> Mapping[ModelKey, Sequence[Series]]:
+    """All series, without pods that say what is no number: half of a pod's counters would look like
+    a restart.
+    """
+    spoiled = set().union(*(part.spoiled for part in parts))
+    whole, *others = (part.series for part in parts)
+    for other in others:
+        for key, series in other.items():
+            whole[key] += series
+    if not spoiled:
+        return whole
+    return {
+        key: [one for one in series if (key[0], one.pod) not in spoiled]
+        for key, series in whole.items()
+    }
 
 
 class _Counted:

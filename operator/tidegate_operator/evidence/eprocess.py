@@ -9,11 +9,12 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 from tidegate_operator.api.canaryrollout import Tally
 from tidegate_operator.evidence.interval import Interval
 from tidegate_operator.evidence.ratio import DELTAS
+from tidegate_operator.evidence.roots import root
 
 _LARGEST = 1e300
 
@@ -87,10 +88,10 @@ def share_interval(tally: Tally, alpha: float, expected: int = 1000) -> Interval
 
     edge = 1e-12
     middle = min(max(x / n, edge), 1.0 - edge)
-    low = optimize.brentq(excluded, edge, middle) if x and excluded(edge) > 0 else 0.0
+    low = root(excluded, edge, middle) if x and excluded(edge) > 0 else 0.0
     high = 1.0
     if x < n and excluded(1.0 - edge) > 0:
-        high = optimize.brentq(excluded, middle, 1.0 - edge)
+        high = root(excluded, middle, 1.0 - edge)
     return Interval(float(low), float(high))
 
 

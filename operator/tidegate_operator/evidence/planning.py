@@ -2,9 +2,10 @@
 
 import math
 
-from scipy import optimize, special
+from scipy import special
 
 from tidegate_operator.evidence import means
+from tidegate_operator.evidence.roots import root
 
 _MOST = 1e9
 """Units beyond which nobody waits."""
@@ -62,7 +63,7 @@ def units_at_decision(
         return seen
     if now >= most or undecided(most) > 0.0:
         return None
-    return math.exp(float(optimize.brentq(undecided, now, most)))
+    return math.exp(root(undecided, now, most))
 
 
 def _reach(level: float, power: float) -> float:

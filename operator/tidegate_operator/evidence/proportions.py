@@ -18,10 +18,11 @@ nearest pair is the pooled share, twice.
 import math
 
 import msgspec
-from scipy import optimize, special
+from scipy import special
 
 from tidegate_operator.api.canaryrollout import Tally
 from tidegate_operator.api.meta import Wire
+from tidegate_operator.evidence.roots import root
 
 _PRIOR = 0.18
 """Good and bad requests that each arm is credited with before any are seen (Turner et al.)."""
@@ -92,7 +93,7 @@ def _largest(first: Tally, second: Tally, excess: float) -> tuple[float, float]:
     if high <= low or slope(low) >= 0.0:
         share = low
     else:
-        share = float(optimize.brentq(slope, low, high)) if slope(high) > 0.0 else high
+        share = root(slope, low, high) if slope(high) > 0.0 else high
     return share + excess, share
 
 
@@ -127,7 +128,7 @@ def _nearest(
             share * (1.0 - share)
         )
 
-    share = float(optimize.brentq(slope, other, one - excess, xtol=1e-15))
+    share = root(slope, other, one - excess, tolerance=1e-15)
     return share + excess, share
 
 

@@ -523,6 +523,9 @@ class _ApiServer:
 class _Prometheus:
     world: Simulation
 
+    async def time(self) -> float | Unreadable:
+        return self.world.now if self.world.prometheus_up else Unreadable("connection refused")
+
     async def samples(self, span: float) -> Readings | Unreadable:
         self.world.asked.append(self.world.now)
         if not self.world.prometheus_up:

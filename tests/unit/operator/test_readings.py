@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import pytest
+
 from tidegate_operator.adapters.metrics import BEFORE_AT_ONCE, ModelKey, Rates, Readings
 from tidegate_operator.readings import Evidence
 from tidegate_operator.rollout.observation import Before, LiveMetrics, Unreadable
@@ -19,6 +21,9 @@ class Prometheus:
     spans: list[float] = field(default_factory=list)
     rated: list[float] = field(default_factory=list)
     asked: list[list[ModelKey]] = field(default_factory=list)
+
+    async def time(self) -> float | Unreadable:
+        return self.now + self.ahead if self.up else Unreadable("away")
 
     async def samples(self, span: float) -> Readings | Unreadable:
         self.spans.append(span)
@@ -46,30 +51,20 @@ async def every_second(prometheus: Prometheus, asks: Evidence, seconds: int) -> 
             await asks.refresh()
 
 
-async def test_samples_reach_back_to_a_time_on_prometheus_clock() -> None:
-    prometheus = Prometheus(ahead=30.0)
+@pytest.mark.parametrize("ahead", [-30.0, 0.0, 30.0])
+async def test_samples_reach_back_to_a_time_on_prometheus_clock(ahead: float) -> None:
+    prometheus = Prometheus(ahead=ahead)
     asks = evidence(prometheus)
-    await asks.samples(1020.0)
-    await asks.samples(1020.0)
-    unknown, known = prometheus.spans
-    assert unknown >= 10, "however wrong the clocks are, within reason"
-    assert 10 <= known < 15
-
-
-async def test_a_time_that_stands_still_is_no_answer() -> None:
-    prometheus = Prometheus(ahead=30.0)
-    asks = evidence(prometheus)
-    first = await asks.samples(1000.0)
-    assert await asks.samples(1000.0) == first, "asked twice at once"
     for _ in range(2):
-        prometheus.now += 1
-        prometheus.ahead -= 1
-        still = await asks.samples(1000.0)
-        assert isinstance(still, Unreadable)
-        assert "stands still" in still.why
-    prometheus.now += 1
-    assert isinstance(await asks.samples(1000.0), Readings)
-    assert asks.skew == 28.0
+        await asks.samples(1000.0 + ahead - 10.0)
+    assert all(10 <= span < 15 for span in prometheus.spans)
+    assert asks.skew == ahead
+
+
+async def test_nothing_is_asked_of_a_prometheus_whose_time_is_not_known() -> None:
+    prometheus = Prometheus(up=False)
+    assert isinstance(await evidence(prometheus).samples(990.0), Unreadable)
+    assert prometheus.spans == []
 
 
 async def test_rates_once_a_minute_and_not_for_ever() -> None:

@@ -247,4 +247,4 @@ async def test_every_query_is_told_of(server: Server) -> None:
     told: list[bool] = []
     server.answer = lambda query: TIME if query == "time()" else (503, "text/plain", "away")
     await PrometheusMetrics(Prometheus(server.url), asked=told.append).samples(60)
-    assert told == [True, False]
+    assert told == [True, False, False]
