@@ -278,7 +278,14 @@ class Reconciler:
         while self._later and not busy and self._progress.take(now):
             key = next(iter(self._later))
             del self._later[key]
-            yield asyncio.create_task(self._look(key, now, progress=True))
+            yield asyncio.create_task(self._tell_progress(key))
+
+    async def _tell_progress(self, key: ModelKey) -> None:
+        """A look at which progress is written. It waits for its turn among the others of the kind
+        before that among its model's looks: none of those waits for it.
+        """
+        async with self._background:
+            await self._look(key, self.now(), progress=True)
 
     async def _judge(self) -> None:
         """Look at all models that are to be judged; one reading of Prometheus serves them all."""
@@ -423,7 +430,7 @@ class Reconciler:
         answers = await self._answers(key, memory) if reading is not None else {}
         if not progress and self._glanced(key, due, reading, asked, answers):
             return self._until_next_look(key, self._recalled(key))
-        async with self._background if progress else self._slots:
+        async with contextlib.nullcontext() if progress else self._slots:
             with telemetry.RECONCILE.time():
                 if await self._swept(key):
                     await self._tell_policies(key)

@@ -11,6 +11,7 @@ from secrets import token_bytes
 from typing import Any, Final, Protocol
 
 import aiohttp
+import msgspec
 from kubernetes.aio import client, config
 from typing_extensions import override
 
@@ -279,7 +280,10 @@ class KubernetesCluster(Cluster):
             raise _translated(error.status, str(error.body)) from error
         if not 200 <= response.status < 300:  # noqa: PLR2004 - HTTP's success
             raise _translated(response.status, content.decode(errors="replace"))
-        answer: Raw = json.loads(content)
+        try:
+            answer: Raw = msgspec.json.decode(content)
+        except msgspec.DecodeError as error:
+            raise ClusterError(f"what answers there is no API server: {error}") from error
         return answer
 
 
