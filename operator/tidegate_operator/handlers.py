@@ -24,6 +24,8 @@ from tidegate_operator.reconciler import Reconciler
 _WORKERS = 64
 _IDLE = 0.2
 """Seconds."""
+_BACKOFFS = (1, 1, 2, 3, 5, 5, 5, 5, 5, 5)
+"""Seconds between attempts to reach the API server: a watch is to be back soon after it is."""
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
@@ -42,11 +44,17 @@ class _NoDiffs(kopf.DiffBaseStorage):
         pass
 
 
-def register(registry: kopf.OperatorRegistry, observe: Callable[..., None]) -> None:
-    """Hand every watch event over, as ``Reconciler.observe`` takes it."""
+def register(
+    registry: kopf.OperatorRegistry, observe: Callable[..., None], doubt: Callable[[], object]
+) -> None:
+    """Hand every watch event over, as ``Reconciler.observe`` takes it. ``doubt``: is called where
+    kopf has listed anew, which tells no deletions.
+    """
 
     def forward(kind: str) -> Any:
         async def handler(event: kopf.RawEvent, **_: Any) -> None:
+            if event["type"] is None:
+                doubt()
             deleted = event["type"] == "DELETED"
             observe(kind, dict(event["object"]), deleted=deleted)
 
@@ -71,7 +79,7 @@ async def watch(reconciler: Reconciler, namespaces: tuple[str, ...]) -> None:
         loop.call_soon_threadsafe(partial(reconciler.observe, *seen, **how))
 
     registry = kopf.OperatorRegistry()
-    register(registry, observe)
+    register(registry, observe, partial(loop.call_soon_threadsafe, reconciler.doubt))
     stop: Future[None] = Future()
     operator = kopf.operator(
         registry=registry,
@@ -102,6 +110,7 @@ async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     settings.queueing.worker_limit = _WORKERS
     settings.queueing.idle_timeout = _IDLE
     settings.networking.request_timeout = 30
+    settings.networking.error_backoffs = _BACKOFFS
     settings.watching.inactivity_timeout = 120
     settings.watching.server_timeout = 300
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)

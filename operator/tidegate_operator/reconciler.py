@@ -27,6 +27,7 @@ from tidegate_operator.adapters.cluster import (
     ConflictError,
     GoneError,
     Raw,
+    UnreachableError,
 )
 from tidegate_operator.adapters.metrics import Readings
 from tidegate_operator.adapters.pods import Pods
@@ -74,8 +75,10 @@ _PROGRESSING: Final = 4
 _PROGRESS_A_SECOND: Final = 50.0
 _NEWS_A_SECOND: Final = 2.0
 """Statuses of versions in a second that are written only because their metrics moved."""
-_RELIST: Final = (10.0, 300.0)
-"""Seconds from the start to the second list, and between lists after it."""
+_RELIST: Final = 300.0
+"""Seconds between lists while watches go on undisturbed."""
+_RELIST_SOON: Final = 10.0
+"""Seconds from when a watch began anew to a list: the other watches are back by then, too."""
 
 API: Final = f"{names.GROUP}/{names.API_VERSION}"
 _OWNERS: Final = frozenset({canaryrollout.KIND, abtest.KIND})
@@ -163,6 +166,7 @@ class Reconciler:
     _deleted: dict[ModelKey, list[Raw]] = field(default_factory=dict)
     _unfit: dict[str, str] = field(default_factory=dict)
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
+    _doubtful: asyncio.Event = field(default_factory=asyncio.Event)
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_PARALLEL))
     _background: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_PROGRESSING))
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -180,6 +184,12 @@ class Reconciler:
             if known := self._memory.get(key):
                 known.settling = None
             self._wake(key, self.now())
+
+    def doubt(self) -> None:
+        """A watch began anew, or the API server could not be reached: deletions may have gone
+        untold.
+        """
+        self._doubtful.set()
 
     async def run(self) -> None:
         """List everything, then look at models as they come due, for ever.
@@ -235,11 +245,14 @@ class Reconciler:
 
     async def _relist(self) -> None:
         """Notice what no watch event told: what was deleted while a watch was broken."""
-        pause, later = _RELIST
         while True:
-            await asyncio.sleep(pause)
-            pause = later
-            await self._list()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_RELIST):
+                    await self._doubtful.wait()
+                    await asyncio.sleep(_RELIST_SOON)
+            self._doubtful.clear()
+            if not await self._list():
+                self.doubt()
 
     def _wake(self, key: ModelKey, at: float) -> None:
         if at < self._due.get(key, math.inf):
@@ -407,6 +420,8 @@ class Reconciler:
                 pause = _SOON / 2
             except ClusterError as error:
                 _log.warning("%s/%s: %s", *key, error)
+                if isinstance(error, UnreachableError):
+                    self.doubt()
                 pause = 5 * _SOON
             except Exception:  # noqa: BLE001 - one model's defect must not stop the others
                 _log.exception("%s/%s: a defect of the operator; looked at again in 5s", *key)

@@ -674,8 +674,8 @@ def test_versions_that_nobody_declared_are_told(
 ) -> None:
     tables.put(tables.make(1, 1, others={2: None}))
     sidecar.start(kubeconfig=kubeconfig)
-    said = sidecar.until(lambda said: said.undeclared, "they are found")
-    assert said.undeclared == [3, 4]
+    # Until it has its table, nobody has declared any to it.
+    sidecar.until(lambda said: said.undeclared == [3, 4], "they are found")
     tables.put(tables.make(2, 1, others={3: None}))
     assert sidecar.until_ready(2, 1, 3).undeclared == [2, 4]
 

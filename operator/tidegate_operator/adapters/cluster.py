@@ -42,6 +42,10 @@ class ClusterError(Exception):
     """The API server could not be reached, or refused; the message has its words."""
 
 
+class UnreachableError(ClusterError):
+    """Nothing that is an API server answered."""
+
+
 class ConflictError(ClusterError):
     """The object is not any more what it was judged as."""
 
@@ -275,7 +279,7 @@ class KubernetesCluster(Cluster):
             response = await self._api.call_api(*prepared, _request_timeout=_TIMEOUT)
             content = await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise ClusterError(f"the API server cannot be reached: {error!r}") from error
+            raise UnreachableError(f"the API server cannot be reached: {error!r}") from error
         except client.ApiException as error:
             raise _translated(error.status, str(error.body)) from error
         if not 200 <= response.status < 300:  # noqa: PLR2004 - HTTP's success
@@ -283,7 +287,7 @@ class KubernetesCluster(Cluster):
         try:
             answer: Raw = msgspec.json.decode(content)
         except msgspec.DecodeError as error:
-            raise ClusterError(f"what answers there is no API server: {error}") from error
+            raise UnreachableError(f"what answers there is no API server: {error}") from error
         return answer
 
 
