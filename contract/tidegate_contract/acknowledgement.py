@@ -23,7 +23,9 @@ class Tensor(Record, frozen=True, kw_only=True):
 
 
 class VersionState(Record, frozen=True, kw_only=True):
-    """One version in one pod's Triton. ``error`` says why it failed to load, in Triton's words."""
+    """One version in one pod's Triton. ``error`` says why it failed to load, in Triton's words; of
+    one that is Loading, what it waits for.
+    """
 
     state: Literal["Loading", "Ready", "Failed"]
     error: str | None = None
@@ -45,6 +47,28 @@ class UserSample(Record, frozen=True, kw_only=True):
     arms: dict[str, str] = {}
 
 
+class BatchLive(Record, frozen=True, kw_only=True):
+    """How one pod batches one model just now, for people to read: nothing is decided by it.
+
+    ``strategy``: the one that runs, which is another than the policy's where that is not
+    installed. ``batch_size``: rows of a batch lately, the mean. ``fixed_seconds`` and
+    ``seconds_per_row``: a and b of the cost a + b n that was learned, of the version that had most
+    batches lately. ``p99``: seconds from arrival to answer that 99% of the requests lately stayed
+    within. These are None where too little was seen. ``queue_length``: requests that wait.
+    ``dropped``: requests rejected or expired since the sidecar started. ``notes``: what keeps the
+    pod from doing as the policy says, a sentence each.
+    """
+
+    strategy: str = ""
+    batch_size: float | None = None
+    fixed_seconds: float | None = None
+    seconds_per_row: float | None = None
+    queue_length: int = 0
+    dropped: int = 0
+    p99: float | None = None
+    notes: list[str] = []
+
+
 class Acknowledgement(Record, frozen=True, kw_only=True):
     """The table that a pod applies for one model.
 
@@ -52,7 +76,7 @@ class Acknowledgement(Record, frozen=True, kw_only=True):
     table wants here and those that are still being unloaded. ``undeclared``: versions in Triton's
     repository that the table does not name. ``users``: the sample of distinct keys of a test, by
     arm; None where nothing is assigned. ``direct_at``: by version, when a request last named it
-    itself (epoch seconds).
+    itself (epoch seconds). ``live``: how it batches; None before its first table.
     """
 
     table_uid: str | None = None
@@ -63,6 +87,7 @@ class Acknowledgement(Record, frozen=True, kw_only=True):
     undeclared: list[int] = []
     direct_at: dict[int, float] = {}
     users: UserSample | None = None
+    live: BatchLive | None = None
 
 
 class PodReport(Record, frozen=True, kw_only=True):

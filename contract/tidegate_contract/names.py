@@ -16,6 +16,7 @@ ANNOTATION_RELOADER_IGNORE: Final = "reloader.stakater.com/ignore"
 FIELD_MANAGER: Final = "tidegate-operator"
 
 PORT_HTTP: Final = 9000
+PORT_GRPC: Final = 9001
 PORT_ADMIN: Final = 9002
 
 TABLE_KEY: Final = "table.json"
@@ -25,6 +26,8 @@ HEADER_MODEL: Final = "tidegate-model"
 HEADER_VERSION: Final = "tidegate-version"
 HEADER_ARM: Final = "tidegate-arm"
 HEADER_PRIORITY: Final = "tidegate-priority"
+HEADER_DEADLINE: Final = "tidegate-deadline-ms"
+"""Milliseconds from its arrival until a request is worth nothing unless answered."""
 HEADER_FEEDBACK: Final = "tidegate-feedback"
 HEADER_TOKEN: Final = "tidegate-token"  # noqa: S105 - the header's name
 """What opens the sampled pairs where ``Authorization`` is the API server's own."""
@@ -56,10 +59,6 @@ with a covariate ``_covariate_pos``, ``_covariate_neg``, ``_covariate_squares``,
 BUCKETS: Final = 64
 """Groups of users, by a second hash of their key: what is counted of an assigned split is counted
 by bucket, so that the differences between users can be told from those between versions."""
-
-PRIORITY_LEVELS: Final = 5
-"""Level 1 is served first."""
-DEFAULT_PRIORITY: Final = 3
 
 MODEL_PATTERN: Final = r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$"
 MODEL_MAX_LENGTH: Final = 63

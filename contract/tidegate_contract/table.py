@@ -49,10 +49,15 @@ class Owner(Record, frozen=True, kw_only=True):
 
 
 class Latch(Record, frozen=True, kw_only=True):
-    """A rollback that is decided for good: this uid never gets weight again."""
+    """A rollback that is decided for good: this uid never gets weight again.
+
+    ``reason``: the sentence that its status tells; ``cause``: the one word for it there, empty in
+    tables of operators that did not write it.
+    """
 
     uid: str
     reason: str
+    cause: str = ""
 
 
 class Assignment(Record, frozen=True, kw_only=True):
@@ -149,17 +154,67 @@ class Experiment(Record, frozen=True, kw_only=True):
     until: float | None = None
 
 
-class BatchSettings(Record, frozen=True, kw_only=True):
-    """What a BatchPolicy sets, resolved.
+class Level(Record, frozen=True, kw_only=True):
+    """One priority, 1 the highest.
 
-    ``max_batch_size``: None is what the model allows. ``max_wait``: seconds that the oldest
-    request of an incomplete batch may wait while the device is free. ``queue_max_size``:
-    requests waiting in one pod.
+    ``wait_multiplier``: of ``max_wait``, for a batch whose first request has this level.
+    ``max_queue``: requests of it that may wait in one pod; None: only the whole queue is bounded.
+    ``max_slice``: seconds that what it sends at once may take while a higher level is alive.
     """
 
+    level: int
+    name: str
+    wait_multiplier: float = 1.0
+    max_queue: int | None = None
+    max_slice: float | None = None
+
+
+LEVELS: Final = (
+    Level(level=1, name="critical", wait_multiplier=0.1),
+    Level(level=2, name="high", wait_multiplier=0.5),
+    Level(level=3, name="normal"),
+    Level(level=4, name="low", wait_multiplier=2.0),
+    Level(level=5, name="background", wait_multiplier=4.0),
+)
+"""Where a policy names none."""
+
+
+class Deduplication(Record, frozen=True, kw_only=True):
+    """Equal requests are sent once. ``ttl``: seconds that answers are kept for later ones."""
+
+    ttl: float = 10.0
+    max_entries: int = 10_000
+    max_bytes: int = 64 * 2**20
+
+
+class BatchSettings(Record, frozen=True, kw_only=True):
+    """What a BatchPolicy sets, resolved; times are seconds.
+
+    ``max_batch_size``: None is what the model allows. ``max_wait``: how long the oldest request of
+    an incomplete batch may wait while the device is free. ``target_latency``: what 99% of the
+    requests are to be answered within, queue included. ``memory_limit``: bytes of a batch's inputs
+    and outputs. ``queue_max_size``: requests waiting in one pod. ``levels``: from 1 on, without a
+    gap. ``aging_after``, ``aging_reserve``: whoever waited so long may use so much of the device's
+    time. ``deadline``: until a request without one of its own is answered.
+    """
+
+    strategy: str = "Adaptive"
+    min_batch_size: int = 1
     max_batch_size: int | None = None
-    max_wait: float = 0.0
+    max_wait: float = 0.005
+    target_latency: float | None = None
+    optimize: Literal["Throughput", "Latency"] = "Throughput"
+    hardware: Literal["Auto", "GPU", "CPU"] = "Auto"
+    memory_limit: int | None = None
     queue_max_size: int = 1000
+    on_full: Literal["Reject", "DropLowest"] = "Reject"
+    default_level: int = 3
+    aging_after: float = 2.0
+    aging_reserve: float = 0.05
+    levels: tuple[Level, ...] = LEVELS
+    deadline: float | None = 30.0
+    early_drop: bool = True
+    deduplication: Deduplication | None = None
 
 
 class RoutingTable(Record, frozen=True, kw_only=True):
@@ -241,6 +296,11 @@ def check(table: RoutingTable) -> None:
         raise TableError("an arm stands in the split twice")
     if len({one.id for one in table.checks}) != len(table.checks):
         raise TableError("two checks have one id")
+    levels = [one.level for one in table.batch.levels]
+    if not levels or levels != list(range(1, len(levels) + 1)):
+        raise TableError(f"the levels {levels} do not run from 1 on without a gap")
+    if table.batch.default_level not in levels:
+        raise TableError(f"the default level {table.batch.default_level} is none of the levels")
 
 
 def _check_weights(what: str, weights: Iterable[int]) -> None:

@@ -44,7 +44,7 @@ def table(**changes: Any) -> RoutingTable:
 
 FULL = table(
     owner=Owner(kind="CanaryRollout", name="r", uid="u"),
-    latch=Latch(uid="u", reason="errors"),
+    latch=Latch(uid="u", reason="errors", cause="AnalysisFailed"),
     assignment=Assignment(header="x-user", salt="u"),
     checks=[
         ErrorCheck(id="errors/rollback@1", arms=["stable", "canary"]),
@@ -52,6 +52,13 @@ FULL = table(
     ],
     batch=BatchSettings(max_batch_size=8, max_wait=0.005, queue_max_size=10),
 )
+
+
+def test_a_latch_of_an_operator_that_wrote_no_cause_is_read() -> None:
+    text = contract.encode(FULL)[0].replace(',\n    "cause": "AnalysisFailed"', "")
+    assert "cause" not in text
+    read = contract.decode(text, hashlib.sha256(text.encode()).hexdigest())
+    assert read.latch == Latch(uid="u", reason="errors")
 
 
 @pytest.mark.parametrize("one", [table(), FULL])
