@@ -15,7 +15,7 @@ from typing import Any, Final
 from tidegate_contract import names
 from tidegate_demo.web import fetch
 from tidegate_operator.api.canaryrollout import Tally
-from tidegate_operator.evidence.eprocess import over_steps
+from tidegate_operator.evidence import share
 
 RANGE: Final = "10m"
 
@@ -30,23 +30,30 @@ def breach(
     Args:
         prometheus_url: where Prometheus answers.
         version: the canary.
-        status: of its rollout, for the threshold and the number of steps.
+        status: of its rollout, for the thresholds.
         allowed: by metric, the share of bad requests that its rollback bound allows.
     """
     began = decided(status, "Progressing") or 0.0
     thresholds = {one["name"]: one["threshold"] for one in status.get("metrics", [])}
-    steps = status.get("totalSteps", 1)
     times = [
         time
-        for metric, share in allowed.items()
+        for metric, bound in allowed.items()
         if metric in thresholds
         for time, tally in tallies(
             _samples(prometheus_url, names.METRIC_CHECK_REQUESTS, version, metric, began),
             _samples(prometheus_url, names.METRIC_CHECK_BAD, version, metric, began),
         )
-        if over_steps([tally], share, steps) >= thresholds[metric]
+        if _above(tally, bound) >= thresholds[metric]
     ]
     return min(times, default=None)
+
+
+def _above(tally: Tally, bound: float) -> float:
+    """What the operator's evidence of a version that was bad from the start comes to."""
+    found = share.observe(
+        share.ShareEvidence(), tally.requests, tally.bad, allowed=bound, planned_looks=1
+    )
+    return share.above(found)
 
 
 def decided(status: Mapping[str, Any], phase: str) -> float | None:

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from tidegate_operator.api.canaryrollout import Tally
+from tidegate_operator.evidence import share
 from tidegate_operator.evidence.dispersion import dispersion
-from tidegate_operator.evidence.eprocess import share_above
 from tidegate_operator.evidence.proportions import excess_above
 
 NAME = "null_false_rollbacks"
@@ -110,11 +110,11 @@ def _disagreement(runs: int) -> dict[str, float]:
     alone = beyond = 0
     polls = np.arange(3, LOOKS + 1, 3) * 50
     for _ in range(runs):
-        pairs = random.binomial(150, 0.02, len(polls)).cumsum()
-        alone += any(
-            share_above(Tally(requests=n, bad=bad), 0.02) >= 1 / LEVEL
-            for n, bad in zip(polls.tolist(), pairs.tolist(), strict=True)
-        )
+        found, highest = share.ShareEvidence(), 0.0
+        for bad in random.binomial(150, 0.02, len(polls)).tolist():
+            found = share.observe(found, 150, bad, allowed=0.02, planned_looks=len(polls))
+            highest = max(highest, share.above(found))
+        alone += highest >= 1 / LEVEL
         pairs, itself = (
             random.binomial(n, rate, len(polls)).cumsum() for n, rate in ((150, 0.05), (15, 0.03))
         )

@@ -41,10 +41,9 @@ from tidegate_operator.adapters import prometheus as adapter
 from tidegate_operator.adapters.metrics import PrometheusMetrics, Readings
 from tidegate_operator.api.canaryrollout import CanaryRollout, Checkpoint
 from tidegate_operator.api.meta import convert
-from tidegate_operator.evidence import counters
+from tidegate_operator.evidence import counters, share
 from tidegate_operator.evidence.checks import Counted
 from tidegate_operator.evidence.verdict import Rules, Verdict, harm_key, judge
-from tidegate_operator.rollout import steps
 from tidegate_operator.rollout.look import compiled_metrics
 from tidegate_tools import triton
 from tidegate_tools.addresses import Subnet, free_port
@@ -357,11 +356,11 @@ def broken(rollout: CanaryRollout, readings: Readings) -> bool:
     tally = window.all.get(bound.id, {}).get(names.ARM_CANARY)
     if tally is None:
         return False
-    rules = Rules(
-        total_steps=len(steps.resolve(rollout.spec)),
-        threshold=metric.tests / rollout.spec.analysis.significance_level,
+    rules = Rules(threshold=metric.tests / rollout.spec.analysis.significance_level)
+    found = share.observe(
+        share.ShareEvidence(), tally.requests, tally.bad, allowed=bound.allowed, planned_looks=1
     )
-    evidence = Checkpoint(gating_since=0.0, step=0, harm={harm_key(bound): [tally]})
+    evidence = Checkpoint(gating_since=0.0, step=0, shares={harm_key(bound): found})
     return judge(metric, evidence, rules).verdict is Verdict.Fail
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from tidegate_operator.api.meta import Condition, Metadata, Stored, Wire
 from tidegate_operator.evidence.ratio import RatioEvidence
+from tidegate_operator.evidence.share import ShareEvidence
 
 KIND = "CanaryRollout"
 PLURAL = "canaryrollouts"
@@ -204,11 +205,14 @@ class Checkpoint(Wire, frozen=True, kw_only=True):
     ``pinned``: by metric, the quantile of stable's latency in seconds before the rollout.
     ``restarts``: of Triton since the first weight, up to ``restarts_until`` on Prometheus' clock;
     None: not counted, as there were some before.
-    ``cursors``: by pod, the time of the last counter sample that the tallies hold. ``harm``: by
-    check, one tally of the canary for each step, gaps included. ``watched``: by check, then by arm,
-    the tally of this step without gaps. ``ratios``: by check. ``buckets``: by check, the rollout's
-    counts by bucket of users, where these are assigned. ``itself``: by check, a tally of
-    stable: slowed since the last hold for that, or in disagreement with itself. ``slow``: checks
+    ``cursors``: by pod, the time of the last counter sample that the tallies hold; ``warming``:
+    likewise of pods that joined later, while they warm up. ``harm``: by
+    check, one tally of the canary for each step, gaps included. ``shares``: likewise, the evidence
+    that a bound is broken; of stable's slowness since the last hold for that. A status without one
+    is an older operator's: its evidence begins with the next look. ``watched``: by check, then by
+    arm, the tally of this step without gaps. ``ratios``: by check. ``buckets``: by check, the
+    rollout's counts by bucket of users, where these are assigned. ``itself``: by check, a tally of
+    stable: slow since the last hold for that, or in disagreement with itself. ``slow``: checks
     by which stable is slowed now. ``queries``: by definition, bad answers in a row to the user's
     own query. ``passed``: the step has; what comes next waits for a person.
     """
@@ -224,7 +228,9 @@ class Checkpoint(Wire, frozen=True, kw_only=True):
     restarts: int | None = 0
     restarts_until: float | None = None
     cursors: dict[str, float] = {}
+    warming: dict[str, float] = {}
     harm: dict[str, list[Tally]] = {}
+    shares: dict[str, ShareEvidence] = {}
     buckets: dict[str, str] = {}
     itself: dict[str, Tally] = {}
     slow: list[str] = []
@@ -237,8 +243,9 @@ class Checkpoint(Wire, frozen=True, kw_only=True):
 class MetricStatus(Wire, frozen=True, kw_only=True):
     """One metric as people read it. ``stable`` and ``canary`` are the rates of bad requests in
     this step (for latency: the share slower than the success bound, or rollback's without one; for
-    a query of the user's own, its value); ``ratio`` of the two with its 95% ``interval``, which
-    holds however often one looks; ``evidence`` is E of the worst test that can roll back, against
+    a query of the user's own, its value); ``ratio`` of the two with its 95% ``interval`` (that of
+    the canary's share where no ratio is asked for), which holds however often one looks;
+    ``evidence`` is E of the worst test that can roll back, against
     the threshold at which it does.
     """
 
@@ -290,7 +297,9 @@ class StepRequests(Wire, frozen=True, kw_only=True):
 
 
 class Status(Wire, frozen=True, kw_only=True):
-    """What is so."""
+    """What is so. ``attempt``: counted up by a retry and by ``analysis_changes``, edits that began
+    evidence anew: either has the whole level to spend.
+    """
 
     phase: Phase = ""
     reason: str = ""
@@ -310,6 +319,7 @@ class Status(Wire, frozen=True, kw_only=True):
     display: dict[str, str] = {}
     last_verb: str | None = None
     attempt: int = 1
+    analysis_changes: int = 0
     attempt_since: str | None = None
     finished: Finish | None = None
     conditions: list[Condition] = []

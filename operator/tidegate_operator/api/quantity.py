@@ -1,16 +1,24 @@
-"""Durations and timestamps as users and Kubernetes write them.
+"""Durations, timestamps and amounts of memory as users and Kubernetes write them.
 
-``90s``, ``1h30m``, ``250ms`` to seconds; RFC 3339 to seconds since the epoch and back.
+``90s``, ``1h30m``, ``250ms`` to seconds; RFC 3339 to seconds since the epoch and back; ``64Mi`` to
+bytes.
 """
 
+import math
 import re
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import lru_cache
 from typing import Final
 
 _UNITS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _PART: Final = re.compile(r"([0-9]{1,5})(ms|h|m|s)")
 _WHOLE: Final = re.compile(r"([0-9]{1,5}(ms|h|m|s)){1,4}")
+_AMOUNT: Final = re.compile(
+    r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,2})?"
+)
+_BINARY: Final = "KMGTPE"
+_DECIMAL: Final = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 
 
 @lru_cache(maxsize=1024)
@@ -51,3 +59,23 @@ def epoch(text: str) -> float:
         ValueError: not a timestamp.
     """
     return datetime.fromisoformat(text).timestamp()
+
+
+def octets(amount: int | str) -> int:
+    """Bytes of a Kubernetes quantity: ``64Mi``, ``1.5G``, ``1e9``, or a plain number; a fraction of
+    a byte counts as one.
+
+    Raises:
+        ValueError: not a quantity.
+    """
+    found = _AMOUNT.fullmatch(str(amount))
+    if found is None:
+        raise ValueError(f"{amount!r} is not an amount of memory such as 64Mi or 2G")
+    number, suffix = Decimal(found[1]), found[2] or ""
+    if suffix.endswith("i"):
+        value = number * Decimal(1024) ** (_BINARY.index(suffix[0]) + 1)
+    elif suffix in _DECIMAL:
+        value = number.scaleb(_DECIMAL[suffix])
+    else:
+        value = number.scaleb(int(suffix[1:] or 0))
+    return math.ceil(value)

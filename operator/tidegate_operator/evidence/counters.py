@@ -9,6 +9,7 @@ A sidecar begins a series with its first request; only one series of each check 
 from the start. So what is missing from a scrape that shows a relative was zero then.
 """
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +53,11 @@ class Series(msgspec.Struct, frozen=True, gc=False):
     times: tuple[float, ...]
     values: tuple[float, ...]
     cell: str = ""
+
+    def until(self, at: float) -> "Series":
+        """Without the samples after a time."""
+        kept = bisect_right(self.times, at)
+        return msgspec.structs.replace(self, times=self.times[:kept], values=self.values[:kept])
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ def mcnemar(first_only: int, second_only: int) -> float:
 
         E = 2^(b + c) * B(1 + b, 1 + c)
 
-    Worked: 20 against 5 gives 24.29. A test for one direction only is that of a share:
-    ``eprocess.share_above(Tally(requests=b + c, bad=b), 0.5)``.
+    Worked: 20 against 5 gives 24.29. A test for one direction only is that of a share (``share``)
+    with a bound of one half.
     """
     pairs = first_only + second_only
     log_e = pairs * math.log(2.0) + float(special.betaln(1 + first_only, 1 + second_only))

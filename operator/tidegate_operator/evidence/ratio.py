@@ -100,21 +100,21 @@ def observe(
         return state
     counts = _counts(strata)
     starting = begins_now(state.looks, state.waiting, planned_looks)
-    before = _unpack(state.harm) if state.harm else np.full(len(DELTAS), -np.inf)
+    before = unpack(state.harm) if state.harm else np.full(len(DELTAS), -np.inf)
     after = grow(before, starting, state.looks, increment(counts, max_ratio))
     state = msgspec.structs.replace(
-        state, harm=_pack(after), looks=state.looks + 1, waiting=state.waiting - starting
+        state, harm=pack(after), looks=state.looks + 1, waiting=state.waiting - starting
     )
     if gap:
         return state
     exponent = _exponent(counts, _psi())
     if state.exponent:
-        exponent += _unpack(state.exponent)
+        exponent += unpack(state.exponent)
     return msgspec.structs.replace(
         state,
         canary_bad=state.canary_bad + int(counts[1].sum()),
         bad=state.bad + int(counts[1].sum() + counts[3].sum()),
-        exponent=_pack(exponent),
+        exponent=pack(exponent),
     )
 
 
@@ -131,7 +131,7 @@ def harm(state: RatioEvidence, dispersion: float = 1.0) -> float:
     """
     if not state.harm:
         return 1.0
-    log_e = float(total(_unpack(state.harm), state.waiting))
+    log_e = float(total(unpack(state.harm), state.waiting))
     return math.exp(min(log_e / dispersion, math.log(_LARGEST)))
 
 
@@ -143,7 +143,7 @@ def not_worse(state: RatioEvidence, ratio: float, dispersion: float = 1.0) -> fl
     """
     if not state.bad:
         return 1.0
-    logs = _not_worse_matrix(ratio) @ _unpack(state.exponent) - state.canary_bad * DELTAS
+    logs = _not_worse_matrix(ratio) @ unpack(state.exponent) - state.canary_bad * DELTAS
     log_e = float(_log_mean_exp(logs)) / dispersion
     return math.exp(min(log_e, math.log(_LARGEST)))
 
@@ -228,6 +228,16 @@ def at_least(strata: Sequence[Stratum], ratio: float) -> float:
     return math.exp(float(_log_mean_exp(increment(_counts(strata), ratio))))
 
 
+def pack(values: Floats) -> str:
+    """Numbers as a checkpoint holds them: base64 of little-endian float64."""
+    return b64encode(values.astype("<f8").tobytes()).decode()
+
+
+def unpack(text: str) -> Floats:
+    """The numbers again."""
+    return np.frombuffer(b64decode(text), dtype="<f8").astype(np.float64)
+
+
 def _counts(strata: Sequence[Stratum]) -> Floats:
     counts = np.array(strata, dtype=np.float64).T
     # A hung version's requests count as bad before they count as finished.
@@ -244,7 +254,7 @@ def _exponent(counts: Floats, psi: Floats) -> Floats:
 
 def _likelihood(state: RatioEvidence) -> tuple[Floats, Floats]:
     """A grid of ln ratio that is fine enough for this likelihood, and ln of it there."""
-    values = _unpack(state.exponent)
+    values = unpack(state.exponent)
     grid = np.linspace(-_REACH, _REACH, _FINE)
     likelihood = state.canary_bad * grid - _fine_matrix() @ values
     best = int(likelihood.argmax())
@@ -301,11 +311,3 @@ def _log_sum_exp(logs: Floats) -> Floats:
 def _log_mean_exp(logs: Floats) -> Floats:
     mean: Floats = _log_sum_exp(logs) - math.log(logs.shape[-1])
     return mean
-
-
-def _pack(values: Floats) -> str:
-    return b64encode(values.astype("<f8").tobytes()).decode()
-
-
-def _unpack(text: str) -> Floats:
-    return np.frombuffer(b64decode(text), dtype="<f8").astype(np.float64)

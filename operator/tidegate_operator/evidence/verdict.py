@@ -10,11 +10,11 @@ from tidegate_contract.names import ARM_CANARY, ARM_SHADOW, ARM_STABLE
 from tidegate_contract.table import Check, SlowCheck
 from tidegate_operator.api.canaryrollout import Checkpoint, MetricStatus, Range, Tally
 from tidegate_operator.api.quantity import duration
-from tidegate_operator.evidence import ratio
+from tidegate_operator.evidence import ratio, share
 from tidegate_operator.evidence.checks import Agreement, Bound, Compiled, Counted, Queried
-from tidegate_operator.evidence.eprocess import over_steps
 from tidegate_operator.evidence.proportions import excess_above
 from tidegate_operator.evidence.queries import Answer, NoValue, QueryError, Value
+from tidegate_operator.evidence.share_interval import share_interval
 
 INTERVAL_ALPHA = 0.05
 """Intervals that are shown hold with 95%."""
@@ -53,7 +53,6 @@ class Rules:
     ``detailed``: what is only shown (the ratio and its interval) is worked out, too.
     """
 
-    total_steps: int
     threshold: float
     step_over: bool = False
     compared: bool = True
@@ -113,9 +112,10 @@ def _(metric: Agreement, evidence: Checkpoint, rules: Rules) -> Judgement:
     verdict, reason = Verdict.Inconclusive, "gathering"
     if e_value >= rules.threshold:
         verdict = Verdict.Fail
+        proof = pairs if metric.baseline else _at_worst(bound, evidence)
         reason = (
-            f"{pairs.bad} of {pairs.requests} mirrored requests were answered otherwise than by "
-            f"stable ({_percent(pairs.rate)}), {_percent(allowed)} allowed"
+            f"{proof.bad} of {proof.requests} mirrored requests were answered otherwise than by "
+            f"stable ({_percent(proof.rate)}), {_percent(allowed)} allowed"
         )
     elif rules.step_over and now.rate is not None and now.rate <= allowed:
         verdict, reason = Verdict.Pass, "within bounds"
@@ -153,13 +153,14 @@ def _of_value(
     if query.rollback is not None and bad >= query.failure_limit:
         times = f", {bad} times in a row" if bad > 1 else ""
         return Verdict.Fail, f"{value:g} is within rollback ({_range(query.rollback)}){times}"
+    # The value itself stands in ``canary``: a message that moves would be written at every look.
     if bad:
-        return Verdict.Inconclusive, f"{value:g} is within rollback, {bad} of {query.failure_limit}"
+        return Verdict.Inconclusive, f"its value is within rollback, {bad} of {query.failure_limit}"
     if not rules.step_over:
         return Verdict.Inconclusive, "gathering"
     if query.success is None or query.success.holds(value):
         return Verdict.Pass, "within bounds"
-    return Verdict.Inconclusive, f"{value:g} is not within success ({_range(query.success)})"
+    return Verdict.Inconclusive, f"its value is not within success ({_range(query.success)})"
 
 
 def _harm_tests(
@@ -224,16 +225,16 @@ def step_requests(
 
 
 def harm_key(bound: Bound) -> str:
-    """Where a bound's tallies stand in ``Checkpoint.harm``: stable's apart from the canary's."""
+    """Where a bound's tallies stand in ``Checkpoint.harm`` and its evidence in ``shares``; stable's
+    apart from the canary's.
+    """
     return f"{bound.id}|{ARM_STABLE}" if bound.arm == ARM_STABLE else bound.id
 
 
 def _above(evidence: Checkpoint, bound: Bound, rules: Rules) -> float:
     """E-value against "the arm keeps the bound"."""
-    tallies = evidence.harm.get(harm_key(bound), [])
-    e_value = over_steps(tallies, bound.allowed, rules.total_steps)
-    spread = rules.dispersion.get(bound.id, 1.0)
-    return e_value if spread == 1.0 or e_value <= 0.0 else math.exp(math.log(e_value) / spread)
+    found = evidence.shares.get(harm_key(bound), share.ShareEvidence())
+    return share.above(found, rules.dispersion.get(bound.id, 1.0))
 
 
 def _within_success(metric: Counted, evidence: Checkpoint) -> bool:
@@ -256,9 +257,11 @@ def _tally(evidence: Checkpoint, check: str, arm: str) -> Tally:
 def _compared(
     metric: Counted, evidence: Checkpoint, rules: Rules
 ) -> tuple[float | None, list[float] | None]:
-    """The ratio to stable in this step, and its interval."""
-    if metric.ratio is None or not rules.detailed:
+    """The ratio to stable in this step, and its interval; without a ratio, the share's own."""
+    if not rules.detailed:
         return None, None
+    if metric.ratio is None:
+        return None, _share_interval(metric, evidence, rules)
     found = evidence.ratios.get(metric.ratio.id)
     if found is None:
         return None, None
@@ -272,16 +275,35 @@ def _compared(
     )
 
 
+def _share_interval(metric: Counted, evidence: Checkpoint, rules: Rules) -> list[float] | None:
+    """Of the arm's bad requests in this step; who sends many of them counts for fewer."""
+    if metric.shown is None:
+        return None
+    tally = _tally(evidence, metric.shown.id, metric.arm)
+    spread = rules.dispersion.get(metric.shown.id, 1.0)
+    thinned = Tally(requests=int(tally.requests / spread), bad=int(tally.bad / spread))
+    if not thinned.requests:
+        return None
+    return [_readable(end) for end in share_interval(thinned, INTERVAL_ALPHA)]
+
+
 def _broken(bound: Bound, evidence: Checkpoint) -> str:
-    tallies = evidence.harm.get(harm_key(bound), [])
-    total = sum(tallies, Tally())
-    last = tallies[-1] if tallies else Tally()
-    worst = last if (last.rate or 0) >= (total.rate or 0) else total
+    seen = _at_worst(bound, evidence)
     what = _what(bound.check, bound.arm)
     return (
-        f"{worst.bad} of {worst.requests} {bound.arm} requests {what} ({_percent(worst.rate)}), "
+        f"{seen.bad} of {seen.requests} {bound.arm} requests {what} ({_percent(seen.rate)}), "
         f"{_percent(bound.allowed)} allowed"
     )
+
+
+def _at_worst(bound: Bound, evidence: Checkpoint) -> Tally:
+    """What shows best that a bound is broken: what came since it was last kept, the step, or the
+    rollout.
+    """
+    found = evidence.shares.get(harm_key(bound), share.ShareEvidence())
+    tallies = evidence.harm.get(harm_key(bound), [])
+    lately = Tally(requests=found.requests, bad=found.bad)
+    return max([lately, *tallies[-1:], _harmed(evidence, bound)], key=lambda one: one.rate or 0.0)
 
 
 def _worse(metric: Counted, found: ratio.RatioEvidence, spread: float) -> str:

@@ -195,6 +195,10 @@ def _end_of_step(look: Look, state: Stepping, missing: Trouble | None, *, slowed
     evidence, step = run.evidence, run.plan[run.evidence.step]
     assert step.duration is not None, "the promotion is never evaluated"
     if evidence.elapsed < seconds(step.duration):
+        if look.late:
+            twice = f"two intervals ({duration(2 * look.interval)})"
+            why = f"looks come more than {twice} apart: Prometheus or the operator is slow"
+            return _gather(state, f"no time counts while {why}")
         return _gather(state, f"the next step comes after {step.duration} in all")
     requests = _asked_for(spec, run, step_requests(counted(look.metrics), evidence.watched))
     wanted = spec.analysis.min_requests

@@ -75,6 +75,6 @@ def of_rollout(rollout: CanaryRollout, state: State) -> Contribution:
             return Contribution(
                 owner=owner, uid=meta.uid, checks=checks, promotes=spec.canary_version
             )
-        case RollingBack(message=message):
-            latch = Latch(uid=meta.uid, reason=message)
+        case RollingBack(reason=reason, message=message):
+            latch = Latch(uid=meta.uid, reason=message, cause=reason)
             return Contribution(owner=owner, uid=meta.uid, checks=checks, latch=latch)

@@ -104,12 +104,11 @@ def latched(state: State, latch: Latch) -> State:
     """The state, given that the table says that the test was ended: this is taken up again."""
     if not isinstance(state, Gating | Running):
         return state
-    reason, _, message = latch.reason.partition(": ")
-    if reason not in STOPPED:  # nothing of ours: somebody has edited the table
-        reason, message = ABORTED, latch.reason
+    # Of another cause than ours: somebody has edited the table.
+    reason = latch.cause if latch.cause in STOPPED else ABORTED
     verdict: Verdict = "Inconclusive" if reason == ABORTED else cast("Verdict", reason)
     run = replace(state.run, verdict=verdict)
-    return Settling(run=run, ending="Revert", reason=reason, message=message)
+    return Settling(run=run, ending="Revert", reason=reason, message=latch.reason)
 
 
 def contribution(test: ABTest, state: State) -> Contribution:
@@ -139,7 +138,7 @@ def contribution(test: ABTest, state: State) -> Contribution:
         case Settling(ending="Promote"):
             return Contribution(owner=owner, uid=meta.uid, promotes=spec.treatment_version)
         case Settling(stopped=True, reason=reason, message=message):
-            latch = Latch(uid=meta.uid, reason=f"{reason}: {message}")
+            latch = Latch(uid=meta.uid, reason=message, cause=reason)
             return Contribution(owner=owner, uid=meta.uid, latch=latch)
         case Finished(ending="Keep"):
             return Contribution(owner=owner, uid=meta.uid, split=split, assignment=assignment)

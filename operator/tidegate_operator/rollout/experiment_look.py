@@ -80,7 +80,8 @@ class Look:
             case Unreadable(why=why):
                 return "Error", f"Prometheus cannot be read ({why}); resumes when it answers"
             case Reading() as reading:
-                silent = pods.silent(self.seen, reading, since, self.left_out)
+                known = run.evidence.cursors
+                silent = pods.silent(self.seen, reading, since, self.left_out, known)
                 # After the end a test of the user's own queries has nothing counted any more.
                 if silent is not None and (run.evidence.ended is None or self.test.spec.outcomes):
                     return "NoData", silent.message

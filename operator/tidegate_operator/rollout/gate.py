@@ -244,6 +244,7 @@ def enter_step(run: Run, step: int, now: float) -> Stepping:
         judged=None,
         passed=False,
         cursors={},
+        warming={},
         watched={},
         ratios={id_: ratio.new_step(one) for id_, one in old.ratios.items()},
     )

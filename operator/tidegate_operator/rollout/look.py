@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from tidegate_contract.names import ARM_CANARY, ARM_STABLE
-from tidegate_contract.table import WHOLE
+from tidegate_contract.table import WHOLE, ErrorCheck
 from tidegate_operator.api.canaryrollout import (
     CanaryRollout,
     Checkpoint,
@@ -15,7 +15,7 @@ from tidegate_operator.api.canaryrollout import (
     Tally,
 )
 from tidegate_operator.api.quantity import seconds
-from tidegate_operator.evidence import buckets, counters, ratio
+from tidegate_operator.evidence import buckets, counters, ratio, share
 from tidegate_operator.evidence.checks import (
     Agreement,
     Bound,
@@ -26,7 +26,6 @@ from tidegate_operator.evidence.checks import (
     counted,
 )
 from tidegate_operator.evidence.counters import Stratum, Window
-from tidegate_operator.evidence.eprocess import share_above
 from tidegate_operator.evidence.verdict import (
     Judgement,
     Rules,
@@ -42,11 +41,12 @@ from tidegate_operator.rollout.state import HoldReason, Run, Stepping
 
 def compiled_metrics(rollout: CanaryRollout, evidence: Checkpoint | None) -> list[Compiled]:
     """The rollout's metrics as checks."""
-    spec = rollout.spec
+    spec, status = rollout.spec, rollout.status
     return compile_metrics(
         spec.metrics,
         uid=rollout.metadata.uid,
-        attempt=rollout.status.attempt,
+        # An edit begins the evidence of what was edited anew, a retry that of all metrics.
+        attempt=status.attempt - status.analysis_changes,
         shadow_only=spec.shadow_only,
         slowdown=spec.analysis.max_stable_slowdown,
         pinned=evidence.pinned if evidence else {},
@@ -96,6 +96,11 @@ class Look:
         return last is not None and self.seen.now - last <= 2 * self.interval
 
     @property
+    def late(self) -> bool:
+        """Whether this process looked, but longer ago than that: its time counts for nothing."""
+        return self.seen.last_look is not None and not self.attended
+
+    @property
     def since_last(self) -> float:
         """Seconds that were watched since the last look; 0 where nobody did."""
         return self.seen.now - (self.seen.last_look or 0.0) if self.attended else 0.0
@@ -106,8 +111,8 @@ class Look:
         if isinstance(self.seen.reading, Reading):
             names = {pod.name for pod in self.seen.pods} - {pod.name for pod in self.left_out}
             mine = [one for one in self.seen.reading.series if one.pod in names]
-            window = self._window(mine, run)
-            evidence = self._added(evidence, window, self._planned_looks(run.plan))
+            window, warming = self._window(mine, run), self._warming(mine, run)
+            evidence = self._added(evidence, window, warming, self._planned_looks(run.plan))
             evidence = self._restarted(evidence, mine)
         queries = bad_in_a_row(self.metrics, evidence, self._rules(run))
         return replace(run, evidence=msgspec.structs.replace(evidence, queries=queries))
@@ -161,7 +166,8 @@ class Look:
                 what, until = f"Prometheus cannot be read ({why})", "resumes when it answers"
                 return Trouble("Error", Verdict.Error, what, until, nothing_counted=True)
             case Reading() as reading:
-                found = pods.silent(self.seen, reading, live_since(run), self.left_out)
+                known = run.evidence.cursors
+                found = pods.silent(self.seen, reading, live_since(run), self.left_out, known)
                 if found is None:
                     return None
                 what, until, nothing = found
@@ -210,18 +216,20 @@ class Look:
         """Whether stable is slowed: from the proof of it until as many requests as a step needs
         keep the bound, counted anew.
         """
-        itself, slow = dict(evidence.itself), set(evidence.slow)
+        itself, shares, slow = dict(evidence.itself), dict(evidence.shares), set(evidence.slow)
         enough = self.rollout.spec.analysis.min_requests
         for metric in self._neighbours():
             assert metric.neighbour is not None
             bound = metric.neighbour.slowed
             tally = itself.get(bound.id, Tally())
-            if share_above(tally, bound.allowed) >= self._threshold:
+            found = shares.get(harm_key(bound), share.ShareEvidence())
+            if share.above(found) >= self._threshold:
                 slow.add(bound.id)
                 itself[bound.id] = Tally()
+                del shares[harm_key(bound)]
             elif tally.requests >= enough and (tally.rate or 0.0) <= bound.allowed:
                 slow.discard(bound.id)
-        return msgspec.structs.replace(evidence, itself=itself, slow=sorted(slow))
+        return msgspec.structs.replace(evidence, itself=itself, shares=shares, slow=sorted(slow))
 
     @property
     def _threshold(self) -> float:
@@ -233,7 +241,6 @@ class Look:
         analysis = self.rollout.spec.analysis
         uid = self.rollout.metadata.uid
         return Rules(
-            total_steps=len(run.plan),
             threshold=self._threshold,
             step_over=step_over,
             dispersion={
@@ -247,6 +254,8 @@ class Look:
 
     def run_clock(self, state: Stepping) -> Stepping:
         """Count the time since the last look if the clock was running then too, else start it."""
+        if self.late and state.clock_since is not None:
+            return state
         if not self.attended or state.clock_since is None:
             return replace(state, clock_since=self.seen.now)
         elapsed = state.run.evidence.elapsed + self.since_last
@@ -283,26 +292,56 @@ class Look:
             attended=self.attended and not self.blind,
         )
 
+    def _warming(self, mine: Sequence[counters.Series], run: Run) -> Window:
+        """What pods that joined once the step had warmed up counted while they still did: it is
+        held against bounds of errors only. Else a canary whose pods come and go would never be
+        judged.
+        """
+        assert isinstance(self.seen.reading, Reading)
+        skew = self.seen.reading.at - self.seen.now
+        warm = seconds(self.rollout.spec.analysis.warmup)
+        begin = live_since(run) + warm
+        late = {
+            pod.name: pod
+            for pod in self.seen.pods
+            if pod.ready_since > live_since(run) and pod.name not in run.evidence.cursors
+        }
+        if not late:
+            return Window(cursors=run.evidence.warming)
+        rollbacks = [one.rollback for one in self.metrics if isinstance(one, Counted)]
+        ids = {one.id for one in rollbacks if one and isinstance(one.check, ErrorCheck)}
+        return counters.window(
+            (
+                one.until(late[one.pod].ready_since + warm + skew)
+                for one in mine
+                if one.pod in late and one.check in ids
+            ),
+            run.evidence.warming,
+            begin + skew,
+            starts={name: max(begin, pod.ready_since) + skew for name, pod in late.items()},
+            longest_gap=2 * self.seen.scrape_interval,
+            attended=self.attended and not self.blind,
+        )
+
     def _planned_looks(self, plan: Sequence[Step]) -> int:
         watched = sum(seconds(step.duration) for step in plan if step.duration)
         return max(1, round(watched / self.interval))
 
-    def _added(self, evidence: Checkpoint, window: Window, planned_looks: int) -> Checkpoint:
-        """The evidence with what a window has counted."""
-        fresh = window.watched
-        watched = {id_: dict(arms) for id_, arms in evidence.watched.items()}
-        for id_, arms in fresh.items():
-            mine = watched.setdefault(id_, {})
-            for arm, tally in arms.items():
-                mine[arm] = mine.get(arm, Tally()) + tally
+    def _added(
+        self, evidence: Checkpoint, window: Window, warming: Window, planned_looks: int
+    ) -> Checkpoint:
+        """The evidence with what was counted."""
+        fresh, whole = window.watched, _summed(window.all, warming.all)
         added = msgspec.structs.replace(
             evidence,
-            watched=watched,
-            harm=self._harmed(evidence, window.all),
+            watched=_summed(evidence.watched, fresh),
+            harm=self._harmed(evidence, whole),
+            shares=self._shares(evidence, whole, planned_looks),
             itself=self._itself(evidence, fresh),
             ratios=self._ratios(evidence, window, planned_looks),
             buckets=self._buckets(evidence, window),
             cursors=window.cursors,
+            warming=warming.cursors,
         )
         return self._weigh_neighbours(added)
 
@@ -317,6 +356,22 @@ class Look:
                 steps[evidence.step] += whole.get(bound.id, {}).get(bound.arm, Tally())
                 harm[harm_key(bound)] = steps
         return harm
+
+    def _shares(
+        self, evidence: Checkpoint, whole: dict[str, dict[str, Tally]], planned_looks: int
+    ) -> dict[str, share.ShareEvidence]:
+        shares = dict(evidence.shares)
+        for metric in self.metrics:
+            for bound in _tested(metric):
+                tally = whole.get(bound.id, {}).get(bound.arm, Tally())
+                shares[harm_key(bound)] = share.observe(
+                    shares.get(harm_key(bound), share.ShareEvidence()),
+                    tally.requests,
+                    tally.bad,
+                    allowed=bound.allowed,
+                    planned_looks=planned_looks,
+                )
+        return shares
 
     def _itself(
         self, evidence: Checkpoint, watched: dict[str, dict[str, Tally]]
@@ -370,8 +425,32 @@ class Look:
         return found
 
 
+def _summed(
+    some: dict[str, dict[str, Tally]], more: dict[str, dict[str, Tally]]
+) -> dict[str, dict[str, Tally]]:
+    """Tallies by check and arm, added up."""
+    total = {id_: dict(arms) for id_, arms in some.items()}
+    for id_, arms in more.items():
+        mine = total.setdefault(id_, {})
+        for arm, tally in arms.items():
+            mine[arm] = mine.get(arm, Tally()) + tally
+    return total
+
+
+def _tested(metric: Compiled) -> list[Bound]:
+    """The bounds of the canary, or of stable beside it, whose breach is to be proven."""
+    match metric:
+        case Counted(rollback=rollback, neighbour=neighbour):
+            beside = [neighbour.broken, neighbour.slowed] if neighbour else []
+            return [one for one in (rollback, *beside) if one is not None]
+        case Agreement(bound=bound, baseline=False):
+            return [bound]
+        case _:
+            return []
+
+
 def _bounds(metric: Compiled) -> list[Bound]:
-    """The bounds whose breach is proven by tallies of the whole rollout."""
+    """The bounds that the tallies of the whole rollout are held to, or told by."""
     match metric:
         case Counted(rollback=rollback, success=success, neighbour=neighbour):
             broken = neighbour.broken if neighbour else None

@@ -125,7 +125,7 @@ def decide(seen: Observation, remembered: Mapping[str, AnyState]) -> Plan:
     part = _contribution(seen, owner, after) or experiments.contribution(seen, owner, tested)
     left = idle.idle(seen, baseline)
     policy = ownership.policy(seen)
-    table = compile_table(seen, baseline, part, policy, left)
+    table = compile_table(seen, baseline, part, policy, left.unloaded)
     if part and part.promotes is not None:
         baseline = baseline.promoted(part.promotes)
     live = 0 if table or not seen.table else seen.table.revision
@@ -144,6 +144,7 @@ def decide(seen: Observation, remembered: Mapping[str, AnyState]) -> Plan:
             holder=policy.metadata.name if policy else None,
             pods=sum(bool(live) and seen.acknowledges(pod, live) for pod in seen.asked),
             total=len(seen.asked),
+            revision=in_force.revision if (in_force := table or seen.table) else 0,
         ),
         settling=table is not None
         or _unsettled(seen, after.values())
@@ -169,7 +170,7 @@ def _refused(
         statuses=[
             *_rollout_statuses(seen, {uid: _Step(state) for uid, state in after.items()}),
             *_test_statuses(seen, tested),
-            *_version_statuses(seen, baseline, seen.table, {}),
+            *_version_statuses(seen, baseline, seen.table, idle.Idle(idle.asleep(seen, baseline))),
         ],
         states={**after, **{uid: step.state for uid, step in tested.items()}},
     )
@@ -237,8 +238,9 @@ def _latched(one: CanaryRollout, remembered: Mapping[str, AnyState], seen: Obser
     state = known if isinstance(known, State) else decode(one.status)
     latch = seen.table.latch if seen.table else None
     if latch and latch.uid == one.metadata.uid and isinstance(state, Stepping | Promoting):
-        reason = "Aborted" if isinstance(_unheard(one), verbs.Abort) else "AnalysisFailed"
-        return RollingBack(run=state.run, reason=reason, message=latch.reason)
+        aborted = isinstance(_unheard(one), verbs.Abort)
+        cause = latch.cause or ("Aborted" if aborted else "AnalysisFailed")
+        return RollingBack(run=state.run, reason=cause, message=latch.reason)
     return state
 
 
@@ -373,11 +375,11 @@ def _version_statuses(
     seen: Observation,
     baseline: Baseline,
     table: RoutingTable | None,
-    left: Mapping[int, CanaryRollout],
+    left: idle.Idle,
 ) -> list[StatusWrite]:
     writes = []
     for one in seen.versions:
-        told = versions.tell(one, seen, baseline, table, left.get(one.spec.version))
+        told = versions.tell(one, seen, baseline, table, left)
         writes.append(
             _write(modelversion.KIND, one, wire(told), events.of_version(one.status, told))
         )

@@ -1,6 +1,6 @@
 """What pods keep a decision waiting: those that do not apply it, and those nobody hears of."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from tidegate_operator.api.canaryrollout import Revision
@@ -48,10 +48,15 @@ def late(pods: Sequence[Pod], timeout: float) -> str:
 
 
 def silent(
-    seen: Observation, reading: Reading, since: float, left_out: Collection[Pod]
+    seen: Observation,
+    reading: Reading,
+    since: float,
+    left_out: Collection[Pod],
+    counted_until: Mapping[str, float],
 ) -> Silence | None:
     """Pods whose counters Prometheus has not seen for two scrapes. ``since``: when the split was
-    live (epoch seconds).
+    live (epoch seconds). ``counted_until``: by pod, the time of the last sample that counted, on
+    Prometheus' clock: a reading does not reach back for ever.
     """
     patience = 2 * seen.scrape_interval
     if seen.now - since <= patience:
@@ -66,8 +71,9 @@ def silent(
     unheard = [name for name in counted if reading.at - newest.get(name, 0.0) > patience + 1.0]
     if not unheard:
         return None
-    last = f"since {_clock(newest[unheard[0]])}" if unheard[0] in newest else "at all"
-    what = f"Prometheus has no samples of pod {unheard[0]} {last}"
+    last = max(newest.get(unheard[0], 0.0), counted_until.get(unheard[0], 0.0))
+    when = f"since {_clock(last)}" if last else "lately"
+    what = f"Prometheus has no samples of pod {unheard[0]} {when}"
     return Silence(what, "resumes when it scrapes it again", len(unheard) == len(counted))
 
 

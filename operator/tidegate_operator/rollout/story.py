@@ -30,7 +30,9 @@ from tidegate_operator.rollout.state import (
 )
 
 ANALYSIS_CHANGED: Final = "AnalysisChanged"
-"""Reason in the history: a metric was edited, and its evidence is gathered anew."""
+"""Reason in the history: a metric was edited. Its evidence is gathered anew, and so the level is
+spent anew: it is another attempt.
+"""
 
 _PROGRESS: Final = (
     "checkpoint",
@@ -56,6 +58,7 @@ def tell(
     run = None if isinstance(state, Pending | Waiting) else state.run
     phase, weight = phase_of(state), weight_of(state)
     retried = before.phase in FINISHED and phase not in FINISHED
+    edited = not retried and _edited(before, run)
     requests = StepRequests()
     if run is not None:
         checks = counted(compiled_metrics(rollout, run.evidence))
@@ -78,10 +81,11 @@ def tell(
         clock_running_since=timestamp(clock_since) if clock_since is not None else None,
         step_requests=requests,
         metrics=list(run.metrics) if run else [],
-        history=_history(before, phase, weight, _happened(before, run, state.reason), now),
+        history=_history(before, phase, weight, state.reason, now, edited=edited),
         display=_display(run, state, requests, weight),
         last_verb=last_verb,
-        attempt=before.attempt + retried,
+        attempt=before.attempt + retried + edited,
+        analysis_changes=before.analysis_changes + edited,
         attempt_since=timestamp(now) if retried else before.attempt_since,
         finished=_finish(rollout, state, seen),
         conditions=_conditions(rollout, state, now),
@@ -111,22 +115,21 @@ def meaning(status: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in status.items() if key not in _PROGRESS}
 
 
-def _happened(before: Status, run: Run | None, reason: str) -> str:
-    """Why there is something new in the history, whatever else there is; ``AnalysisChanged`` where
-    an edited metric's evidence began anew: from then on the level is spent anew, too.
-    """
+def _edited(before: Status, run: Run | None) -> bool:
+    """Whether a metric's evidence began anew, as it was edited."""
     old = before.checkpoint.harm.keys() if before.checkpoint else set()
-    edited = run is not None and bool(old) and not run.evidence.harm.keys() <= old
-    if before.phase in FINISHED:
-        return f"{reason} (attempt {before.attempt + 1})"
-    return ANALYSIS_CHANGED if edited else reason
+    return run is not None and bool(old) and not run.evidence.harm.keys() <= old
 
 
 def _history(
-    before: Status, phase: str, weight: int, reason: str, now: float
+    before: Status, phase: str, weight: int, reason: str, now: float, *, edited: bool
 ) -> list[HistoryEntry]:
-    if (before.phase, before.weight) == (phase, weight) and reason != ANALYSIS_CHANGED:
+    if (before.phase, before.weight) == (phase, weight) and not edited:
         return before.history
+    if edited:
+        reason = ANALYSIS_CHANGED
+    if edited or before.phase in FINISHED:
+        reason = f"{reason} (attempt {before.attempt + 1})"
     entry = HistoryEntry(
         time=timestamp(now), from_=before.phase or "New", to=phase, weight=weight, reason=reason
     )
@@ -143,7 +146,16 @@ def _display(run: Run | None, state: State, requests: StepRequests, weight: int)
     if run is not None and run.revision.wanted:
         acked = f"{run.revision.acknowledged_pods}/{run.revision.total_pods}"
     shown = f"{requests.stable}+{requests.canary}" if run is not None else ""
-    return {"step": steps, "weight": f"{weight}%", "acked": acked, "requests": shown}
+    message = state.message
+    if isinstance(state, Stepping):  # step and weight have columns of their own
+        message = message.partition("): ")[2] or message
+    return {
+        "step": steps,
+        "weight": f"{weight}%",
+        "acked": acked,
+        "requests": shown,
+        "message": message[:1].upper() + message[1:],
+    }
 
 
 def _conditions(rollout: CanaryRollout, state: State, now: float) -> list[Condition]:

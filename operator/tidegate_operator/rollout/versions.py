@@ -7,16 +7,18 @@ import msgspec
 
 from tidegate_contract.acknowledgement import VersionState
 from tidegate_contract.table import RoutingTable
-from tidegate_operator.api.canaryrollout import CanaryRollout
 from tidegate_operator.api.meta import Condition, condition
 from tidegate_operator.api.modelversion import Metrics, ModelVersion, Pods, Status
 from tidegate_operator.api.quantity import duration
 from tidegate_operator.rollout.baseline import Baseline
 from tidegate_operator.rollout.gate import differences, no_ready_pods
+from tidegate_operator.rollout.idle import Idle
 from tidegate_operator.rollout.observation import LiveMetrics, Observation
 
 LOAD_FAILED = "LoadFailed"
 """Reason of the condition Loaded where a pod cannot load the version."""
+STILL_NAMED = "StillNamed"
+"""Reason of the condition Loaded where requests that name the version are all that keeps it."""
 DEPRECATED = "Deprecated: serves what it has and takes no new rollout; move off it"
 
 
@@ -57,10 +59,10 @@ def tell(
     seen: Observation,
     baseline: Baseline,
     table: RoutingTable | None,
-    left_by: CanaryRollout | None,
+    idle: Idle,
 ) -> Status:
     """The whole status of a ModelVersion. ``table``: the one that is in force from now on.
-    ``left_by``: the rollout that left the version behind, so that it is unloaded.
+    ``idle``: the model's versions that nobody needs.
     """
     version = one.spec.version
     loaded = Loaded({pod.name: pod.version(version) for pod in seen.asked})
@@ -68,7 +70,7 @@ def tell(
     share = baseline.shares.get(version, 0)
     kept = one.spec.lifecycle == "Deprecated" or not share
     lifecycle = one.spec.lifecycle if kept else "Active"
-    phase, message = _phase(one, seen, loaded, lifecycle, weight, left_by)
+    phase, message = _phase(one, seen, loaded, lifecycle, weight, idle)
     mismatch = selector_problem(seen.versions)
     if mismatch:
         message = f"SelectorMismatch: {mismatch}"
@@ -89,7 +91,9 @@ def tell(
             "pods": f"{loaded.ready}/{len(seen.pods)}",
             **_shown(metrics),
         },
-        conditions=_conditions(one, seen, baseline, loaded, phase, message),
+        conditions=_conditions(
+            one, seen, baseline, loaded, phase, message, _named(one, idle, metrics)
+        ),
         observed_generation=one.metadata.generation,
     )
 
@@ -150,17 +154,14 @@ def _phase(
     loaded: Loaded,
     lifecycle: str,
     weight: int,
-    left_by: CanaryRollout | None,
+    idle: Idle,
 ) -> tuple[str, str]:
     version, model = one.spec.version, one.spec.model
-    if lifecycle == "Inactive" or left_by is not None:
+    if lifecycle == "Inactive" or version in idle.unloaded:
         if any(loaded.states.values()):
             return "Loading", f"Unloading version {version}"
-        why = "is Inactive: unloaded; set lifecycle to load it"
-        if left_by is not None:
-            delay = left_by.spec.unload_delay
-            why = f"is unloaded, {delay} after {left_by.metadata.name}; a rollout loads it again"
-        return "Unloaded", f"Version {version} {why}"
+        inactive = f"Version {version} is Inactive: unloaded; set lifecycle to load it"
+        return "Unloaded", idle.unloaded.get(version, inactive)
     if seen.table is None and baseline_missing(seen):
         return "Pending", (
             f"No version of {model} has the traffic yet: set lifecycle Active and trafficPercent "
@@ -206,6 +207,7 @@ def _conditions(
     loaded: Loaded,
     phase: str,
     message: str,
+    named: str,
 ) -> list[Condition]:
     good = phase in {"Ready", "Unloaded"}
     mismatch = selector_problem(seen.versions)
@@ -216,7 +218,7 @@ def _conditions(
         ("Ready", good and not mismatch, phase, message),
         ("Reconciling", phase in {"Loading", "Pending"}, phase, message),
         ("Stalled", phase == "Failed", phase, message),
-        ("Loaded", loaded.ready > 0, LOAD_FAILED if loaded.failed else phase, message),
+        ("Loaded", loaded.ready > 0, *_loaded(loaded, phase, message, named)),
         ("Compatible", report if report is None else not report[0], *_because(report)),
         (
             "TrafficSplitValid",
@@ -244,6 +246,27 @@ def _conditions(
         )
         for type_, word, reason, text in rows
     ]
+
+
+def _loaded(loaded: Loaded, phase: str, message: str, named: str) -> tuple[str, str]:
+    """Reason and message of the condition Loaded."""
+    if loaded.failed:
+        return LOAD_FAILED, message
+    return (STILL_NAMED, named) if named else (phase, message)
+
+
+def _named(one: ModelVersion, idle: Idle, metrics: Metrics | None) -> str:
+    """That only requests which name the version themselves keep it loaded; empty otherwise. It has
+    no other requests: their rate is its own.
+    """
+    left_by = idle.named.get(one.spec.version)
+    if left_by is None:
+        return ""
+    rate = "" if metrics is None else f", {metrics.requests_per_second:g} a second"
+    return (
+        f"Not unloaded: requests name version {one.spec.version} themselves{rate}; unloaded "
+        f"{left_by.spec.unload_delay} after the last of them"
+    )
 
 
 def _because(report: tuple[str] | None) -> tuple[str, str]:

@@ -160,7 +160,7 @@ class CrowdSimulation(Simulation):
 
     def rated(self) -> float:
         """Outcomes that the operator has counted."""
-        states = self.operators[0]._memory["default", "digits"].states
+        states = self.operators[0]._memories.of(("default", "digits")).states
         evidence = next(iter(states.values())).run.evidence  # type: ignore[union-attr]
         return float(gathered.outcomes(evidence, "accuracy")[:, :, 0].sum())  # type: ignore[arg-type]
 

@@ -18,7 +18,13 @@ import numpy as np
 
 from tidegate_contract import names
 from tidegate_contract import table as contract
-from tidegate_contract.acknowledgement import Acknowledgement, PodReport, Tensor, VersionState
+from tidegate_contract.acknowledgement import (
+    Acknowledgement,
+    BatchLive,
+    PodReport,
+    Tensor,
+    VersionState,
+)
 from tidegate_contract.table import (
     Check,
     DisagreementCheck,
@@ -39,7 +45,7 @@ from tidegate_operator.adapters.cluster import (
 from tidegate_operator.adapters.metrics import Rates, Readings
 from tidegate_operator.api.meta import Metadata
 from tidegate_operator.api.quantity import timestamp
-from tidegate_operator.cache import Cache
+from tidegate_operator.cache import KINDS, Cache
 from tidegate_operator.evidence.counters import Series
 from tidegate_operator.evidence.queries import Answer, NoValue
 from tidegate_operator.readings import Evidence
@@ -120,6 +126,7 @@ class Simulation:
     before: Before | None = field(default_factory=Before)
     rates: Rates = field(default_factory=Rates)
     answers: dict[str, Callable[[float], Answer]] = field(default_factory=dict)
+    batching: dict[str, BatchLive] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.objects: dict[tuple[str, str], Raw] = {}
@@ -257,6 +264,9 @@ class Simulation:
         for operator in list(self.operators):
             try:
                 _loop.run_until_complete(operator._round())
+                if self.now % 15 == 0:
+                    for one in operator.cache.batch_policies():
+                        _loop.run_until_complete(operator._policies._followed(one))
             except KilledError:
                 self.kill()
 
@@ -277,7 +287,7 @@ class Simulation:
             now=lambda: self.now,
         )
         self.operators.append(operator)
-        assert _loop.run_until_complete(operator._list())
+        assert _loop.run_until_complete(operator._listing.list(KINDS))
         return operator
 
     # The rest of the world.
@@ -337,6 +347,7 @@ class Simulation:
             revision=pod.table.revision if pod.table else 0,
             versions={version: self._state(version, at) for version, at in pod.loading.items()},
             direct_at=dict(pod.direct_at),
+            live=self.batching.get(pod.name, self.batching.get("")),
         )
 
     def _state(self, version: int, ready_at: float) -> VersionState:

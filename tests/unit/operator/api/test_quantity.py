@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate_operator.api.quantity import duration, epoch, seconds, timestamp
+from tidegate_operator.api.quantity import duration, epoch, octets, seconds, timestamp
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,33 @@ def test_milliseconds_survive_a_timestamp(milliseconds: int) -> None:
 def test_timestamps_are_utc() -> None:
     assert timestamp(0.5) == "1970-01-01T00:00:00.500Z"
     assert epoch("1970-01-01T01:00:00+01:00") == 0
+
+
+@pytest.mark.parametrize(
+    ("amount", "octets_"),
+    [
+        (5, 5),
+        ("5", 5),
+        ("64Mi", 64 * 2**20),
+        ("1.5Gi", 3 * 2**29),
+        (".5Ki", 512),
+        ("1Ei", 2**60),
+        ("2k", 2000),
+        ("1.5G", 1_500_000_000),
+        ("1E", 10**18),
+        ("2E3", 2000),
+        ("1e9", 10**9),
+        ("25e-1", 3),
+        ("+7", 7),
+        ("2000m", 2),
+        ("1500m", 2),
+    ],
+)
+def test_amounts_of_memory(amount: int | str, octets_: int) -> None:
+    assert octets(amount) == octets_
+
+
+@pytest.mark.parametrize("text", ["", "Mi", "-1", "1GB", "1 Gi", "1Ki5", "1e999999999", "."])
+def test_what_is_no_amount_of_memory(text: str) -> None:
+    with pytest.raises(ValueError, match="is not an amount of memory"):
+        octets(text)

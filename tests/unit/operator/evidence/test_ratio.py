@@ -216,7 +216,7 @@ def test_a_late_fault_is_found_soon_after_weeks_of_good_looks() -> None:
         starting = ratio.begins_now(looks, waiting, 140)
         waiting -= starting
         harm = ratio.grow(harm, starting, looks, quiet)
-    state = RatioEvidence(harm=ratio._pack(harm), looks=20_000, waiting=waiting)
+    state = RatioEvidence(harm=ratio.pack(harm), looks=20_000, waiting=waiting)
     needed = 0
     while ratio.harm(state) < 100.0:
         state = ratio.observe(state, [Stratum(50, 25, 450, 4)], max_ratio=1.0, planned_looks=140)

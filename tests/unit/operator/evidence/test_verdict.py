@@ -15,7 +15,7 @@ from tidegate_operator.api.canaryrollout import (
     Range,
     Tally,
 )
-from tidegate_operator.evidence import ratio
+from tidegate_operator.evidence import ratio, share
 from tidegate_operator.evidence.checks import (
     Agreement,
     Counted,
@@ -24,7 +24,6 @@ from tidegate_operator.evidence.checks import (
     compile_metric,
     counted,
 )
-from tidegate_operator.evidence.eprocess import over_steps
 from tidegate_operator.evidence.queries import Answer, NoValue, QueryError, Value
 from tidegate_operator.evidence.verdict import (
     Judgement,
@@ -60,7 +59,15 @@ WORSE = ratio.observe(
 
 
 def rules(**how: Any) -> Rules:
-    return Rules(**{"total_steps": 8, "threshold": 200.0, **how})
+    return Rules(**{"threshold": 200.0, **how})
+
+
+def looked(steps: list[Tally], allowed: float) -> share.ShareEvidence:
+    """The evidence of so many steps of one look each."""
+    found = share.ShareEvidence()
+    for one in steps:
+        found = share.observe(found, one.requests, one.bad, allowed=allowed, planned_looks=100)
+    return found
 
 
 def counting(metric: Metric) -> Counted:
@@ -79,15 +86,20 @@ def judged(
 ) -> Judgement:
     one = counting(metric)
     found: dict[str, list[Tally]] = {}
+    shares: dict[str, share.ShareEvidence] = {}
     for bound in (one.success, one.rollback):
         if bound is not None:
             found[harm_key(bound)] = harm or [canary]
+            shares[harm_key(bound)] = looked(found[harm_key(bound)], bound.allowed)
     if one.neighbour is not None and one.neighbour.broken is not None and stable:
-        found[harm_key(one.neighbour.broken)] = stable
+        bound = one.neighbour.broken
+        found[harm_key(bound)] = stable
+        shares[harm_key(bound)] = looked(stable, bound.allowed)
     evidence = Checkpoint(
         gating_since=0,
         step=0,
         harm=found,
+        shares=shares,
         watched={check.id: {ARM_CANARY: canary} for check in one.checks},
         ratios={one.ratio.id: compared} if one.ratio and compared else {},
     )
@@ -159,14 +171,14 @@ def test_a_broken_bound_fails_at_any_time(step_over: bool) -> None:
 
 def test_it_fails_at_the_threshold_and_not_before() -> None:
     tally = Tally(requests=30, bad=6)
-    e_value = over_steps([tally], 0.05, 8)
+    e_value = share.above(looked([tally], 0.05))
     assert judged(ERRORS, tally, threshold=e_value).verdict is Verdict.Fail
     assert judged(ERRORS, tally, threshold=e_value * 1.001).verdict is Verdict.Inconclusive
 
 
 def test_users_that_stick_together_need_more_of_it() -> None:
     tally = Tally(requests=30, bad=6)
-    e_value = over_steps([tally], 0.05, 8)
+    e_value = share.above(looked([tally], 0.05))
     spread = {check.id: 2.0 for check in counting(ERRORS).checks}
     held = judged(ERRORS, tally, threshold=e_value, dispersion=spread)
     assert held.verdict is Verdict.Inconclusive
@@ -280,6 +292,7 @@ def agreed(metric: Metric, pairs: Tally, itself: Tally | None = None, **how: Any
         gating_since=0,
         step=0,
         harm={id_: [pairs]},
+        shares={id_: looked([pairs], one.bound.allowed)},
         watched={id_: {ARM_SHADOW: pairs}},
         itself={id_: itself} if itself else {},
     )
@@ -311,7 +324,7 @@ def test_pairs_fail_as_soon_as_that_is_proven() -> None:
 
 def test_pairs_fail_at_the_threshold_and_not_before() -> None:
     pairs = Tally(requests=100, bad=10)
-    e_value = over_steps([pairs], 0.02, 8)
+    e_value = share.above(looked([pairs], 0.02))
     assert agreed(AGREEMENT, pairs, threshold=e_value).verdict is Verdict.Fail
     assert agreed(AGREEMENT, pairs, threshold=e_value * 1.001).verdict is Verdict.Inconclusive
 
@@ -341,8 +354,8 @@ def asked(answer: Answer | None, bad: int = 0, metric: Metric = REVENUE, **how: 
         (NoValue(0, "no series"), 2, Verdict.NoData, "its query gives no series"),
         (QueryError(0, "timeout"), 2, Verdict.Error, "its query fails: timeout"),
         (Value(0, 3.0), 0, Verdict.Pass, "within bounds"),
-        (Value(0, 2.9), 0, Verdict.Inconclusive, "2.9 is not within success (at least 3)"),
-        (Value(0, 1.0), 1, Verdict.Inconclusive, "1 is within rollback, 1 of 2"),
+        (Value(0, 2.9), 0, Verdict.Inconclusive, "its value is not within success (at least 3)"),
+        (Value(0, 1.0), 1, Verdict.Inconclusive, "its value is within rollback, 1 of 2"),
         (Value(0, 1.0), 2, Verdict.Fail, "1 is within rollback (at most 1), 2 times in a row"),
     ],
 )
@@ -388,7 +401,7 @@ def test_a_query_without_rollback_counts_nothing() -> None:
     evidence = Checkpoint(gating_since=0)
     assert bad_in_a_row([one], evidence, rules(answers={"revenue": Value(0, 9.0)})) == {}
     found = asked(Value(0, 9.0), metric=metric, step_over=True)
-    assert found.status.reason == "9 is not within success (at least 1 and at most 2)"
+    assert found.status.reason == "its value is not within success (at least 1 and at most 2)"
 
 
 def test_requests_of_a_step_are_those_of_the_widest_check() -> None:

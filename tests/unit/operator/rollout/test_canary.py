@@ -188,12 +188,44 @@ def test_a_pod_that_is_not_scraped_any_more_holds_with_its_name() -> None:
     world.run_to("Succeeded")
 
 
+def test_since_when_a_pod_is_not_heard_of_is_told_even_when_that_is_long_ago() -> None:
+    world = stepping()
+    world.by_name["triton-1"].scraped = False
+    world.run_to("Holding", within=40)
+    told = world.status()["message"]
+    world.run(300)
+    world.kill()
+    world.run(300)
+    assert world.status()["message"] == told
+
+
+def test_looks_that_come_too_late_stop_the_clock_and_say_so() -> None:
+    world = stepping()
+
+    def late(looks: int) -> None:
+        for _ in range(looks):
+            world.up_at = world.now + 21
+            world.run(21)
+
+    late(3)
+    before = world.status()
+    message = (
+        "At 50% (step 1/3): gathering evidence; no time counts while looks come more than two "
+        "intervals (20s) apart: Prometheus or the operator is slow"
+    )
+    assert before["message"] == message
+    late(10)
+    for unmoved in ("message", "stepElapsed", "clockRunningSince"):
+        assert world.status()[unmoved] == before[unmoved]
+    world.run_to("Succeeded", within=240)
+
+
 def test_a_pod_that_never_was_scraped_holds() -> None:
     world = two_versions(scraped=False)
     world.by_name["triton-1"].scraped = True
     world.rollout()
     world.run_to("Holding")
-    assert "no samples of pod triton-0 at all" in world.status()["message"]
+    assert "no samples of pod triton-0 lately" in world.status()["message"]
 
 
 def test_a_fault_that_nobody_watched_still_rolls_back() -> None:
@@ -320,7 +352,7 @@ def test_a_pod_that_joins_has_two_scrapes_time_to_be_seen() -> None:
     assert world.status()["phase"] == "Progressing"
     world.run(20)
     assert world.status()["phase"] == "Holding"
-    assert "triton-9 at all" in world.status()["message"]
+    assert "triton-9 lately" in world.status()["message"]
 
 
 def test_what_counts_for_harm_is_kept_step_by_step() -> None:

@@ -182,6 +182,15 @@ def test_a_neighbour_that_slows_stable_holds_until_it_does_not() -> None:
     world.run_to("Succeeded")
 
 
+def test_a_neighbour_that_slows_stable_after_a_long_good_time_is_noticed_as_soon() -> None:
+    world = timed(0.04, slow(0.0, 0.0), **steps(50, 100, duration="3h"))
+    world.run_to("Progressing")
+    world.run(900)
+    world.behaviour = slow(0.5, 0.5)
+    world.run_to("Holding", within=30)
+    assert "on the same device" in world.status()["message"]
+
+
 def test_a_neighbour_that_breaks_stables_own_bound_goes_back() -> None:
     world = timed(0.6, slow(0.0, 0.0))
     world.run_to("Progressing")

@@ -63,11 +63,28 @@ def test_an_edited_metric_starts_its_evidence_afresh_and_others_keep_theirs() ->
     world.run(20)
     harm = world.status()["checkpoint"]["harm"]
     assert len(harm) == 3
-    told = [one for one in world.status()["history"] if one["reason"] == "AnalysisChanged"]
-    assert [(one["from"], one["to"], one["weight"]) for one in told] == [
-        ("Progressing", "Progressing", 20)
+    told = [one for one in world.status()["history"] if "AnalysisChanged" in one["reason"]]
+    assert [(one["from"], one["to"], one["weight"], one["reason"]) for one in told] == [
+        ("Progressing", "Progressing", 20, "AnalysisChanged (attempt 2)")
     ], "the level is spent anew, and history says so once"
-    world.run_to("Succeeded")
+    assert {check.id for check in world.table.checks} == after
+    assert world.run_to("Succeeded")["attempt"] == 2
+    assert {check.id for check in world.table.checks} <= after
+
+
+def test_a_retry_after_an_edit_begins_the_evidence_of_all_metrics_anew() -> None:
+    second = {"name": "second", "errorRate": {"rollback": 0.9}}
+    world = stepping(analysis=analysis(ERRORS, second), **steps(20, 60, 100, duration="2m"))
+    edited = {"name": "errors", "errorRate": {"success": 0.02, "rollback": 0.05}}
+    world.edit(analysis=analysis(edited, second))
+    world.run(20)
+    before = {check.id for check in world.table.checks}
+    world.say("abort", "x")
+    world.run_to("RolledBack")
+    world.say("retry", "again")
+    world.run_to("Progressing")
+    assert world.status()["attempt"] == 3
+    assert not before & {check.id for check in world.table.checks}
 
 
 def test_a_looser_bound_does_not_inherit_what_was_counted_against_the_old_one() -> None:

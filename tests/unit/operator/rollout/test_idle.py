@@ -4,6 +4,9 @@ import pytest
 from canaries import analysis, steps
 from simulation import Simulation, failing, two_versions
 
+from tidegate_operator.adapters.metrics import Rates
+from tidegate_operator.rollout.observation import LiveMetrics
+
 
 def over(end: str = "Succeeded", **spec: object) -> Simulation:
     """A rollout to version 2 that ended a moment ago."""
@@ -132,13 +135,61 @@ def test_a_share_keeps_it() -> None:
     assert loaded(world) == [1, 2]
 
 
-def test_a_deleted_rollout_left_nothing_behind() -> None:
+def test_what_is_unloaded_stays_so_when_the_rollout_is_deleted() -> None:
     world = over()
     world.run(400)
-    assert loaded(world) == [2]
     world.delete("CanaryRollout", "rollout")
     world.run(60)
+    world.kill()
+    world.run(60)
+    assert loaded(world) == [2]
+    assert world.status("digits-1", "ModelVersion")["message"] == (
+        "Version 1 is unloaded; a rollout, or another lifecycle, loads it again"
+    )
+    world.version(3, podSelector={"matchLabels": {"app": "other"}})
+    world.run(60)
+    assert world.status("digits-1", "ModelVersion")["phase"] == "Unloaded"
+    world.delete("ModelVersion", "digits-3")
+    world.run(60)
+    assert loaded(world) == [2]
+    world.rollout("back", canary=1, analysis=analysis(), **steps(50, 100))
+    world.run_to("Succeeded", name="back")
+    world.delete("CanaryRollout", "back")
+    world.run(600)
+    assert loaded(world) == [1, 2], "a rollout that is deleted before its delay leaves nothing"
+
+
+def test_what_is_unloaded_is_loaded_by_an_edit_after_its_rollout_is_gone() -> None:
+    world = over()
+    world.run(400)
+    world.delete("CanaryRollout", "rollout")
+    world.run(10)
+    world.version(1, lifecycle="Testing")
+    world.run(40)
     assert loaded(world) == [1, 2]
+    world.version(1, lifecycle="Inactive")
+    world.run(40)
+    assert loaded(world) == [2]
+    world.version(1, lifecycle="Testing")
+    world.run(40)
+    assert loaded(world) == [1, 2]
+
+
+def test_the_condition_names_the_rate_of_requests_that_keep_a_version() -> None:
+    world = over()
+    world.run(250)
+    world.rates = Rates(live={("default", "digits"): {1: LiveMetrics(requests_per_second=0.25)}})
+    world.by_name["triton-1"].direct_at[1] = world.now
+    world.run(150)
+    said = world.condition("ModelVersion", "digits-1", "Loaded")
+    assert (said["status"], said["reason"]) == ("True", "StillNamed")
+    assert said["message"] == (
+        "Not unloaded: requests name version 1 themselves, 0.25 a second; unloaded 5m after the "
+        "last of them"
+    )
+    world.run(250)
+    assert loaded(world) == [2]
+    assert world.condition("ModelVersion", "digits-1", "Loaded")["reason"] == "Unloaded"
 
 
 def test_of_several_rollouts_the_last_one_counts() -> None:

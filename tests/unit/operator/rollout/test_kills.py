@@ -223,3 +223,50 @@ def test_an_abort_killed_on_its_way_is_an_abort_and_no_word_in_vain(
     assert where(world) == ("RolledBack", "Aborted")
     assert "VerbIgnored" not in world.reasons()
     assert world.said() == {}
+
+
+def restarts(world: Simulation) -> None:
+    world.by_name["triton-0"].restarts = 2
+
+
+def unheard(world: Simulation) -> None:
+    for pod in world.by_name.values():
+        pod.scraped = False
+
+
+def unreadable(world: Simulation) -> None:
+    world.prometheus_up = False
+
+
+@pytest.mark.parametrize(
+    ("act", "analysed", "reason"),
+    [
+        (behaves(0.9), {}, "AnalysisFailed"),
+        (restarts, {}, "TritonRestarts"),
+        (unheard, {"onNoData": "Rollback"}, "NoData"),
+        (unreadable, {"onError": "Rollback"}, "Error"),
+        (edits(progressDeadline="1s", onDeadline="Rollback"), {}, "DeadlineExceeded"),
+        (says("abort", "no"), {}, "Aborted"),
+    ],
+)
+def test_a_way_back_that_only_the_table_knows_of_keeps_its_reason(
+    act: Callable[[Simulation], None], analysed: dict[str, str], reason: str
+) -> None:
+    world = two_versions()
+    spec = {**steps(20, 60, 100, duration="10m"), "analysis": analysis(**analysed)}
+    world.rollout(**spec)
+    world.run_to("Progressing")
+    world.run(11)
+
+    def kill(what: str) -> None:
+        if what == "table":
+            world.before_write = lambda _what: None
+            world.kill_at_write = len(world.writes) + 1
+
+    world.before_write = kill
+    act(world)
+    world.run(120, lambda it: it.table.latch is not None)
+    assert world.status()["phase"] == "Progressing"
+    assert world.kill_at_write is None, "it was killed"
+    world.run_to("RolledBack", within=120)
+    assert where(world) == ("RolledBack", reason)

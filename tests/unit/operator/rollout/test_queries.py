@@ -56,12 +56,21 @@ def test_a_value_between_success_and_rollback_holds_and_is_asked_again_at_each_l
     status = world.run_to("Holding")
     assert where(world) == ("Holding", "Inconclusive")
     assert status["message"] == (
-        "Holding at 20% (step 1/2): revenue: 2 is not within success (at least 3)"
+        "Holding at 20% (step 1/2): revenue: its value is not within success (at least 3)"
     )
+    assert status["metrics"][1]["canary"] == 2.0
     world.run(100)
     assert world.status()["phase"] == "Holding"
     world.answers["revenue"] = gives(4.0)
     world.run_to("Promoting", "Succeeded", within=10)
+
+
+def test_a_value_that_moves_while_it_holds_is_not_written_at_every_look() -> None:
+    world = asking(lambda now: Value(0, 2.0 + now % 7 / 10))
+    world.run_to("Holding")
+    writes = len(world.writes)
+    world.run(300)
+    assert len(world.writes) - writes <= 6, "progress once a minute"
 
 
 def test_so_many_bad_values_in_a_row_roll_back() -> None:

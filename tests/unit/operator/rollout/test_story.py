@@ -102,11 +102,18 @@ def test_display_is_what_the_columns_show() -> None:
         "weight": "0%",
         "acked": "",
         "requests": "0+0",
+        "message": world.status()["message"],
     }
     world.run_to("Progressing")
     world.run(11)
     shown = world.status()["display"]
     assert (shown["step"], shown["weight"], shown["acked"]) == ("1/3", "20%", "2/2")
+    assert shown["message"] == "Gathering evidence; the next step comes after 20s in all"
+    world.edit(suspend=True)
+    world.run(1)
+    shown = world.status()["display"]
+    assert shown["message"] == "Suspended by spec.suspend; resumes when it is false"
+    world.edit(suspend=False)
     world.run(10)
     stable, canary = map(int, world.status()["display"]["requests"].split("+"))
     assert stable == pytest.approx(4 * canary, rel=0.1)
