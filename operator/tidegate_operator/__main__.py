@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -28,11 +29,18 @@ from tidegate_operator.cache import Cache
 from tidegate_operator.readings import Evidence
 from tidegate_operator.reconciler import Reconciler
 
-CRD_SCHEMA = 2
+CRD_SCHEMA = 3
 _STALLED = 90.0
 """Seconds without a round of looks after which the operator calls itself dead."""
 _RETRY = 5.0
-_M_ARENA_MAX = -8
+_ASKED_AT_ONCE = 64
+_KEPT = 1.0
+"""Seconds for which a connection to a pod is kept: thousands that idle take more memory than all
+that is known of their models.
+"""
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8
+_LARGE = 128 * 1024
+"""Bytes of a block that the system gets back as soon as it is freed."""
 _log = logging.getLogger("tidegate")
 
 
@@ -141,7 +149,7 @@ async def run(found: argparse.Namespace) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    connector = aiohttp.TCPConnector(limit=64)
+    connector = aiohttp.TCPConnector(limit=_ASKED_AT_ONCE, keepalive_timeout=_KEPT)
     async with (
         cluster.connect(found.namespaces, time.time) as connected,
         aiohttp.ClientSession(connector=connector) as session,
@@ -247,15 +255,20 @@ async def _serve(reconciler: Reconciler, host: str, port: int) -> web.AppRunner:
     return runner
 
 
-def _share_memory_between_threads() -> None:
-    """Few heaps for all threads: glibc gives each its own, and what one freed none other gets."""
+def _spare_memory() -> None:
+    """Few heaps for all threads: glibc gives each its own, and what one freed none other gets. And
+    no large blocks in them, whose holes small ones would fill.
+    """
     with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_ARENA_MAX, 2)
+        library.mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 def main() -> None:
     """The command."""
-    _share_memory_between_threads()
+    _spare_memory()
+    gc.freeze()  # nothing of what was imported goes: no collection need look at it
     found = settings()
     logging.basicConfig(
         level=found.log_level.upper(),

@@ -213,6 +213,14 @@ class Cache:
         """The BatchPolicies that name the model."""
         return self._of(batchpolicy.KIND, key)
 
+    def batch_policies(self) -> Iterator[BatchPolicy]:
+        """Every BatchPolicy, each as it is when its turn comes."""
+        known = self._seen[batchpolicy.KIND]
+        for name in list(known):
+            seen = known.get(name)
+            if seen is not None and isinstance(seen.content, _Packed):
+                yield self._unpack(seen.content)
+
     def status_json(self, kind: str, meta: Metadata) -> bytes:
         """The status of an object as it was last seen; b"" where it is gone, or another one."""
         seen = self._seen[kind].get((meta.namespace, meta.name))

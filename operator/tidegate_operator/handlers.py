@@ -8,9 +8,10 @@ end waits for every task of its loop.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -22,10 +23,16 @@ from tidegate_operator.adapters.cluster import CONFIG_MAP, PLURALS, POD
 from tidegate_operator.reconciler import Reconciler
 
 _WORKERS = 64
-_IDLE = 0.2
-"""Seconds."""
+_IDLE = 0.01
+"""Seconds for which an object's worker lingers; until then it keeps the object, and other objects
+may wait for its place.
+"""
+_PAGE = 100
 _BACKOFFS = (1, 1, 2, 3, 5, 5, 5, 5, 5, 5)
 """Seconds between attempts to reach the API server: a watch is to be back soon after it is."""
+_PAUSE = 2.0
+"""Seconds between the end of all watches and their next beginning."""
+_log = logging.getLogger(__name__)
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
@@ -72,28 +79,55 @@ def register(
 
 
 async def watch(reconciler: Reconciler, namespaces: tuple[str, ...]) -> None:
-    """Watch until cancelled. ``namespaces``: empty for all of them."""
+    """Watch until cancelled. ``namespaces``: empty for all of them.
+
+    kopf gives all watches up where one meets what it does not expect (an error within a stream, or
+    a kind that an API server which is starting does not know yet): then they begin anew.
+    """
     loop = asyncio.get_running_loop()
 
     def observe(*seen: Any, **how: Any) -> None:
         loop.call_soon_threadsafe(partial(reconciler.observe, *seen, **how))
 
+    doubt = partial(loop.call_soon_threadsafe, reconciler.doubt)
+    while True:
+        try:
+            await _watch_once(observe, doubt, namespaces)
+        except Exception:  # noqa: BLE001 - whatever it was, without watches nothing goes on
+            _log.exception("the watches ended; they begin anew")
+        reconciler.doubt()
+        await asyncio.sleep(_PAUSE)
+
+
+async def _watch_once(
+    observe: Callable[..., None], doubt: Callable[[], object], namespaces: tuple[str, ...]
+) -> None:
     registry = kopf.OperatorRegistry()
-    register(registry, observe, partial(loop.call_soon_threadsafe, reconciler.doubt))
+    register(registry, observe, doubt)
     stop: Future[None] = Future()
-    operator = kopf.operator(
-        registry=registry,
-        standalone=True,
-        clusterwide=not namespaces,
-        namespaces=namespaces,
-        stop_flag=stop,
-    )
+
+    async def operate() -> None:
+        try:
+            await kopf.operator(
+                registry=registry,
+                standalone=True,
+                clusterwide=not namespaces,
+                namespaces=namespaces,
+                stop_flag=stop,
+            )
+        finally:
+            _set(stop)  # a thread of the loop waits for it, and the loop's end for that thread
+
     with ThreadPoolExecutor(1, thread_name_prefix="kopf") as thread:
         try:
-            await asyncio.wrap_future(thread.submit(asyncio.run, operator))
+            await asyncio.wrap_future(thread.submit(asyncio.run, operate()))
         finally:
-            if not stop.done():
-                stop.set_result(None)
+            _set(stop)
+
+
+def _set(flag: Future[None]) -> None:
+    with contextlib.suppress(InvalidStateError):
+        flag.set_result(None)
 
 
 async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
@@ -111,6 +145,7 @@ async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     settings.queueing.idle_timeout = _IDLE
     settings.networking.request_timeout = 30
     settings.networking.error_backoffs = _BACKOFFS
+    settings.watching.chunk_size = _PAGE
     settings.watching.inactivity_timeout = 120
     settings.watching.server_timeout = 300
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)

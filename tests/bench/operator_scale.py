@@ -42,7 +42,7 @@ SIZES = {1_000: (10, 5), 10_000: (30, 15)}
 WATCHED_INTERVALS = 12
 BREACHES = 10
 IN_FLIGHT = 24
-PATIENCE = 1800.0
+PATIENCE = 3600.0
 RESULTS = Path("bench-results")
 HERE = Path(__file__).parent
 CRDS = HERE.parents[1] / "crds"
@@ -98,13 +98,16 @@ class Bench:
         quiet = self._requests_per_second(10.0)
         operator = self._start_operator()
         self._until(lambda: self._phases("New") == 0, "the operator's lists")
+        created = time.monotonic()
         asyncio.run(self._create(self._rollout))
         self._until(lambda: self._live() >= self.rollouts, "the canaries' traffic")
+        traffic = time.monotonic() - created
         self._until(lambda: self._phases("Progressing") >= self.rollouts, "steps under way")
         setup = time.monotonic() - began
         time.sleep(max(30.0, 2 * self.interval))
         figures = self._watch(operator, quiet)
         figures["setup_s"] = round(setup)
+        figures["all_have_traffic_s"] = round(traffic)
         if self.rollouts <= min(SIZES):
             waits = [self._breach(number) for number in range(BREACHES)]
             figures["breach_to_rollback_max_s"] = round(max(waits), 2)

@@ -3,8 +3,8 @@
 To the operator each pod answers at an address of its own in 127.0.0.0/8; Prometheus scrapes all of
 them at once. Tables are watched and adopted as sidecars do; requests are not served but counted as
 if they came at a steady rate. Requests of this process's own: ``POST /break?model=M`` makes a
-canary fail everything, ``GET /times?model=M`` tells when that was first scraped, and when the table
-with the rollback was adopted.
+canary fail everything, ``GET /times?model=M`` tells when a scrape first showed a breach, and when
+the table with the rollback was adopted.
 """
 
 import argparse
@@ -31,6 +31,8 @@ REQUESTS_PER_SECOND = 50.0
 """Of each model in each pod."""
 ERRORS = 0.001
 SLOW = 0.02
+BREACH = 10.0
+"""Failed requests of a canary, in each pod: a scrape that shows fewer shows no breach yet."""
 BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 TENSOR = Tensor(name="x", datatype="FP32", shape=[4])
 
@@ -60,6 +62,7 @@ class Model:
     failed: dict[str, float] = field(default_factory=dict)
     since: float = 0.0
     broken: bool = False
+    failed_before: float = 0.0
     shown_broken_at: float | None = None
     rolled_back_at: float | None = None
     lines: list[tuple[bytes, str, float]] = field(default_factory=list)
@@ -110,9 +113,12 @@ class Model:
             values[arm, 1.0] = b" %d\n" % (self.failed[arm] + (counted - self.failed[arm]) * SLOW)
         parts = [line + values.get((arm, share), b" 0\n") for line, arm, share in self.lines]
         parts += self._other_lines(histograms=histograms or len(self.counted) < PODS)
-        if self.broken and self.shown_broken_at is None:
+        if self.broken and self.shown_broken_at is None and self._breached():
             self.shown_broken_at = now
         return b"".join(parts)
+
+    def _breached(self) -> bool:
+        return self.failed.get(names.ARM_CANARY, 0.0) - self.failed_before >= BREACH
 
     def _labels(self, pod: int) -> str:
         name = model_name(self.number)
@@ -207,7 +213,7 @@ class Sidecars:
     async def break_(self, request: web.Request) -> web.Response:
         model = self.models[int(request.query["model"])]
         model.count(time.time())
-        model.broken = True
+        model.broken, model.failed_before = True, model.failed.get(names.ARM_CANARY, 0.0)
         return web.Response()
 
     async def times(self, request: web.Request) -> web.Response:

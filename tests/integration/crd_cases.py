@@ -138,9 +138,26 @@ COMPLETE: dict[str, Spec] = {
     },
     "BatchPolicy": {
         "models": ["digits", "Resnet50"],
+        "strategy": "by-the_book.v2",
+        "minBatchSize": 4,
         "maxBatchSize": 32,
         "maxWait": "5ms",
-        "queue": {"maxSize": 200},
+        "targetLatency": "50ms",
+        "optimize": "Latency",
+        "hardware": "GPU",
+        "memoryLimit": "2Gi",
+        "queue": {"maxSize": 200, "onFull": "DropLowest"},
+        "priorities": {
+            "default": 2,
+            "agingAfter": "1s",
+            "agingReserve": 0.1,
+            "levels": [
+                {"level": 1, "name": "vip", "waitMultiplier": 0, "maxQueue": 200},
+                {"level": 7, "name": "night", "maxSliceLatency": "2ms", "waitMultiplier": 8},
+            ],
+        },
+        "deadline": {"default": "5s", "earlyDrop": False},
+        "deduplication": {"enabled": True, "ttl": "1m", "maxEntries": 500, "maxBytes": "8Mi"},
     },
 }
 MINIMAL: dict[str, Spec] = {
@@ -191,7 +208,21 @@ FILLED_IN: dict[str, Spec] = {
         "onFinish": "RevertToControl",
         "suspend": False,
     },
-    "BatchPolicy": {"maxWait": "0s", "queue": {"maxSize": 1000}},
+    "BatchPolicy": {
+        "strategy": "Adaptive",
+        "minBatchSize": 1,
+        "optimize": "Throughput",
+        "hardware": "Auto",
+        "queue": {"maxSize": 1000, "onFull": "Reject"},
+        "priorities": {"agingAfter": "2s", "agingReserve": 0.05},
+        "deadline": {"default": "30s", "earlyDrop": True},
+        "deduplication": {
+            "enabled": False,
+            "ttl": "10s",
+            "maxEntries": 10000,
+            "maxBytes": "64Mi",
+        },
+    },
 }
 
 
@@ -226,6 +257,13 @@ def abt(change: Spec, path: str = "", says: str = "") -> Case:
 
 def bpol(change: Spec, path: str = "", says: str = "") -> Case:
     return Case("BatchPolicy", change, f"spec.{path}", says)
+
+
+def level(change: Spec, path: str = "", says: str = "") -> Case:
+    """A BatchPolicy with one level only."""
+    one = given({"level": 3}, change)
+    priorities = {"default": None, "levels": [one]}
+    return bpol({"priorities": priorities}, f"priorities.levels[0]{path}", says)
 
 
 def given(fields: Spec, change: Spec) -> Spec:
@@ -314,6 +352,26 @@ SUCCESS_TIME = "must be a duration from 1ms to 1h, such as 100ms or 2s"
 ROLLBACK_TIME = "must be a duration from 1ms to 1h, such as 500ms or 2s"
 QUANTILE = "must be from 0.5 to 0.9999, such as 0.95 for the 95th percentile"
 MAX_WAIT = "must be a duration from 0s to 10s, such as 5ms"
+STRATEGY = (
+    "must be Adaptive, Fixed or an installed strategy's name, of letters, digits, "
+    '"_", "." and "-", beginning and ending with a letter or digit'
+)
+LEVEL_NAME = (
+    'must be of letters, digits, "_", "." and "-", beginning and ending with a letter or digit'
+)
+TARGET = "must be a duration from 1ms to 10m, such as 50ms"
+BELOW_TARGET = "must be below targetLatency, which includes the wait"
+WITHIN_DEADLINE = "must not be above deadline.default, at which requests are given up"
+BYTES = "must be an amount of memory from 1 byte to 1Pi, such as 2Gi, 512Mi or 1000000"
+QUEUE_OF_LEVEL = "must not have a maxQueue above queue.maxSize, which bounds all levels together"
+ONE_OF_LEVELS = "must be one of the levels, the last of which is the highest number in levels"
+ONE_OF_FIVE = "must be one of the levels, which are 1 to 5 where levels lists none"
+AGING_AFTER = "must be a duration from 1ms to 1h, such as 2s"
+AGING_RESERVE = "must be a fraction from 0 to 0.5, such as 0.05"
+MULTIPLIER = "must be a number from 0 to 100, such as 0.5"
+SLICE = "must be a duration from 1ms to 10s, such as 2ms"
+DEADLINE = "must be a duration from 0s to 1h, such as 30s"
+TTL = "must be a duration from 0s to 24h, such as 10s"
 EMPTY_SELECTOR = (
     "is empty and would select every pod of the namespace; leave podSelector out to select the "
     "pods labelled tidegate.dev/model: <model>"
@@ -667,11 +725,73 @@ WRONG_AT_CREATION: list[Case] = [
     bpol({"maxBatchSize": 0}, "maxBatchSize", "should be greater than or equal to 1"),
     bpol({"maxBatchSize": 65537}, "maxBatchSize", "should be less than or equal to 65536"),
     bpol({"maxWait": "5us"}, "maxWait", MAX_WAIT),
-    bpol({"maxWait": "10001ms"}, "maxWait", MAX_WAIT),
-    bpol({"queue": {"maxSize": 0}}, "queue.maxSize", "should be greater than or equal to 1"),
+    bpol({"maxWait": "10001ms", "targetLatency": None}, "maxWait", MAX_WAIT),
+    bpol({"maxWait": "5d"}, "maxWait", MAX_WAIT),
+    bpol({"maxWait": "50ms"}, "maxWait", BELOW_TARGET),
+    bpol({"maxWait": "10s", "targetLatency": "1s"}, "maxWait", BELOW_TARGET),
+    bpol({"strategy": ""}, "strategy", STRATEGY),
+    bpol({"strategy": "a strategy"}, "strategy", STRATEGY),
+    bpol({"minBatchSize": 0}, "minBatchSize", "should be greater than or equal to 1"),
+    bpol({"minBatchSize": 33}, "minBatchSize", "must not be above maxBatchSize"),
+    bpol({"targetLatency": "0s", "maxWait": None}, "targetLatency", TARGET),
+    bpol({"targetLatency": "soon"}, "targetLatency", TARGET),
+    bpol({"targetLatency": "11m", "deadline": {"default": "1h"}}, "targetLatency", TARGET),
+    bpol({"targetLatency": "5001ms"}, "targetLatency", WITHIN_DEADLINE),
+    bpol({"deadline": {"default": "49ms"}}, "targetLatency", WITHIN_DEADLINE),
+    bpol({"optimize": "Cost"}, "optimize", 'supported values: "Throughput", "Latency"'),
+    bpol({"hardware": "TPU"}, "hardware", 'supported values: "Auto", "GPU", "CPU"'),
+    *(
+        bpol(change, path, BYTES)
+        for amount in ("0", 0, -1, "much", "1.5.", "100m", "2GB", "1e30", "2Pi", "")
+        for path, change in (
+            ("memoryLimit", {"memoryLimit": amount}),
+            ("deduplication.maxBytes", {"deduplication": {"maxBytes": amount}}),
+        )
+    ),
+    bpol({"memoryLimit": 1.5}, "memoryLimit", "must be of type integer,string"),
+    bpol(
+        {"queue": {"maxSize": 0}, "priorities": None},
+        "queue.maxSize",
+        "should be greater than or equal to 1",
+    ),
     bpol(
         {"queue": {"maxSize": 2000000}}, "queue.maxSize", "should be less than or equal to 1000000"
     ),
+    bpol({"queue": {"maxSize": 199}}, "priorities.levels", QUEUE_OF_LEVEL),
+    bpol({"queue": {"onFull": "Wait"}}, "queue.onFull", 'supported values: "Reject", "DropLowest"'),
+    bpol({"priorities": {"default": 0}}, "priorities.default", "greater than or equal to 1"),
+    bpol({"priorities": {"default": 8}}, "priorities.default", ONE_OF_LEVELS),
+    bpol({"priorities": {"default": 6, "levels": None}}, "priorities.default", ONE_OF_FIVE),
+    bpol({"priorities": {"agingAfter": "0s"}}, "priorities.agingAfter", AGING_AFTER),
+    bpol({"priorities": {"agingAfter": "1h1ms"}}, "priorities.agingAfter", AGING_AFTER),
+    bpol({"priorities": {"agingReserve": -0.1}}, "priorities.agingReserve", AGING_RESERVE),
+    bpol({"priorities": {"agingReserve": 0.51}}, "priorities.agingReserve", AGING_RESERVE),
+    bpol(
+        {"priorities": {"default": None, "levels": []}},
+        "priorities.levels",
+        "should have at least 1 items",
+    ),
+    bpol(
+        {"priorities": {"levels": [{"level": 3}, {"level": 3, "name": "other"}]}},
+        "priorities.levels[1]",
+        "Duplicate value",
+    ),
+    level({"level": None}, ".level", "Required value"),
+    level({"level": 0}, ".level", "should be greater than or equal to 1"),
+    level({"level": 33}, ".level", "should be less than or equal to 32"),
+    level({"level": "high"}, ".level", "must be of type integer"),
+    level({"name": ""}, ".name", LEVEL_NAME),
+    level({"waitMultiplier": -0.1}, ".waitMultiplier", MULTIPLIER),
+    level({"waitMultiplier": 101}, ".waitMultiplier", MULTIPLIER),
+    level({"maxQueue": 0}, ".maxQueue", "should be greater than or equal to 1"),
+    level({"maxSliceLatency": "0s"}, ".maxSliceLatency", SLICE),
+    level({"maxSliceLatency": "11s"}, ".maxSliceLatency", SLICE),
+    bpol({"deadline": {"default": "2h"}}, "deadline.default", DEADLINE),
+    bpol({"deadline": {"default": "never"}}, "deadline.default", DEADLINE),
+    bpol({"deadline": {"earlyDrop": "no"}}, "deadline.earlyDrop", "must be of type boolean"),
+    bpol({"deduplication": {"enabled": 1}}, "deduplication.enabled", "must be of type boolean"),
+    bpol({"deduplication": {"ttl": "25h"}}, "deduplication.ttl", TTL),
+    bpol({"deduplication": {"maxEntries": 0}}, "deduplication.maxEntries", "greater than or equal"),
 ]
 
 ANOTHER_VERSION = "cannot be changed; create another ModelVersion"
@@ -736,12 +856,6 @@ WRONG_AS_ADDITION = [
     cro({"assignment": {"header": "x-user-id"}}, "assignment", CHANGES_ARMS),
 ]
 
-# Fields of later issues: they do nothing yet, so they must not be taken.
-UNKNOWN = [
-    ("BatchPolicy", {"strategy": "Fixed"}, "spec.strategy"),
-    ("BatchPolicy", {"queue": {"onFull": "Reject"}}, "spec.queue.onFull"),
-]
-
 EDITS = [
     ("ModelVersion", {"lifecycle": "Inactive", "trafficPercent": None, "podSelector": None}),
     ("CanaryRollout", {"stepPercent": 30, "maxPercent": None, "stepDuration": "1s"}),
@@ -756,7 +870,9 @@ EDITS = [
     ),
     ("ABTest", {"startTime": None, "endTime": None, "duration": "1s", "minSamples": 10}),
     ("ABTest", {"feedbackDelay": "720h", "onFinish": "Hold", "suspend": None}),
-    ("BatchPolicy", {"models": ["other"], "maxBatchSize": None, "maxWait": "10s"}),
+    ("BatchPolicy", {"models": ["other"], "maxBatchSize": None, "strategy": None}),
+    ("BatchPolicy", {"targetLatency": None, "maxWait": "10s", "memoryLimit": None}),
+    ("BatchPolicy", {"priorities": None, "deduplication": None, "deadline": None, "queue": None}),
 ]
 
 
@@ -785,4 +901,17 @@ GOOD = [
     guardrail({"errorRate": {"maxExcess": 0}}),
     abt({"guardrails": None, "assignment": None, "covariate": None, "expectedSamples": None}),
     abt({"startTime": None, "endTime": "2020-01-01T00:00:00Z"}),
+    bpol({"minBatchSize": 32}),
+    bpol({"minBatchSize": 65536, "maxBatchSize": None}),
+    bpol({"maxWait": "49ms"}),
+    bpol({"maxWait": None, "targetLatency": "1ms"}),
+    bpol({"targetLatency": "5s"}),
+    bpol({"targetLatency": "10m", "deadline": {"default": "0s"}}),
+    *(bpol({"memoryLimit": amount}) for amount in (1, "1", "1.5Gi", "1e9", "1500m", "1Pi")),
+    bpol({"deduplication": {"ttl": "0s", "maxBytes": 65536}}),
+    bpol({"priorities": {"default": 7}}),
+    bpol({"priorities": {"default": 5, "levels": None}}),
+    bpol({"priorities": {"agingReserve": 0, "agingAfter": "1ms"}}),
+    bpol({"priorities": {"default": 32, "levels": [{"level": i} for i in range(1, 33)]}}),
+    level({"waitMultiplier": 100, "maxQueue": 200, "maxSliceLatency": "1ms"}),
 ]

@@ -53,6 +53,7 @@ class KillingProxy:
         self.doom: Doom = lambda _method, _path, _body: False
         self.kill: Callable[[], None] = lambda: None
         self.starting: Callable[[str], bool] = lambda _path: False
+        self.starting_status = 429
         self.refuse: Refusal = lambda _method, _path, _body: None
         self.refused = 0
         self.log: list[Write] = []
@@ -118,7 +119,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.proxy.first_sign = self.proxy.first_sign or time.time()
         if self.proxy.starting(self.path):
             self.proxy.refused += 1
-            self._refuse(429, "storage is (re)initializing")
+            self._refuse(self.proxy.starting_status, "storage is (re)initializing")
         elif self.command == "GET":
             self._pass_on(body)
         else:

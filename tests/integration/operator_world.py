@@ -30,7 +30,13 @@ import yaml
 
 from tidegate_contract import names
 from tidegate_contract import table as contract
-from tidegate_contract.acknowledgement import Acknowledgement, PodReport, Tensor, VersionState
+from tidegate_contract.acknowledgement import (
+    Acknowledgement,
+    BatchLive,
+    PodReport,
+    Tensor,
+    VersionState,
+)
 from tidegate_contract.table import ErrorCheck, RoutingTable
 from tidegate_sidecar.core.adoption import Adoption, Shown
 from tidegate_tools import binaries
@@ -71,6 +77,7 @@ class Model:
     errors: dict[int, float] = field(default_factory=dict)
     load_error: dict[int, str] = field(default_factory=dict)
     tensors: dict[int, list[Tensor]] = field(default_factory=dict)
+    batching: BatchLive | None = None
 
 
 class _Server(http.server.ThreadingHTTPServer):
@@ -151,6 +158,7 @@ class StandIn:
             digest=adoption.applied.digest,
             refused=adoption.refused,
             versions={version: self._state(model, version) for version in wanted},
+            live=self._models[model].batching,
         )
 
     def _state(self, model: str, version: int) -> VersionState:
@@ -371,9 +379,10 @@ class World:
     def _is_scraped(self) -> bool:
         return self.read(f'sum(up{{namespace="{self.namespace}"}})') == len(self.fleet.pods)
 
-    def read(self, query: str) -> float:
-        """The one number that Prometheus itself answers with; 0 for none."""
-        url = f"{self.prometheus.url}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
+    def read(self, query: str, at: float | None = None) -> float:
+        """The one number that Prometheus itself answers with, now or then; 0 for none."""
+        parameters = {"query": query, **({} if at is None else {"time": str(at)})}
+        url = f"{self.prometheus.url}/api/v1/query?{urllib.parse.urlencode(parameters)}"
         with urllib.request.urlopen(url, timeout=5) as answer:
             rows = json.load(answer)["data"]["result"]
         return float(rows[0]["value"][1]) if rows else 0.0

@@ -9,7 +9,7 @@ import pytest
 from operator_world import World, install, observed, until
 
 from tidegate_contract import names
-from tidegate_contract.acknowledgement import Tensor
+from tidegate_contract.acknowledgement import BatchLive, Tensor
 from tidegate_tools.controlplane import ControlPlane
 
 
@@ -227,6 +227,53 @@ def test_a_batch_policy_is_applied_hot_and_a_second_one_waits(world: World) -> N
     world.await_reasons("older", "PolicyApplied")
     assert world.status("to-batched")["phase"] == "Progressing"
     world.kubectl("delete", "cro", "to-batched")
+
+
+def test_a_policy_that_cannot_be_met_is_applied_and_says_what_is_so(world: World) -> None:
+    world.versions("policed")
+    world.model("policed").batching = BatchLive(
+        strategy="Adaptive",
+        batch_size=12.0,
+        fixed_seconds=0.004,
+        seconds_per_row=0.0002,
+        queue_length=20,
+        dropped=3,
+        p99=0.0314,
+        notes=["strategy learned is not installed here; Adaptive decides"],
+    )
+    spec = {"strategy": "learned", "targetLatency": "3ms", "maxBatchSize": 32}
+    world.apply("BatchPolicy", "wishful", models=["policed"], memoryLimit="1.5Gi", **spec)
+    status = world.await_phase("wishful", "Degraded", plural="batchpolicies")
+    assert "Adaptive runs for policed in place of learned" in status["message"]
+    assert (
+        "targetLatency 3ms cannot be met: a batch of 1 of policed takes 4.2ms" in status["message"]
+    )
+    assert {"Ready": "False", "Stalled": "True", "TargetMet": "False"}.items() <= conditions(
+        status
+    ).items()
+    row = columns(world, "bpol", "wishful")
+    assert {**row, "AGE": ""} == {
+        "NAME": "wishful",
+        "MODELS": "policed",
+        "STRATEGY": "Adaptive",
+        "BATCH": "12/32",
+        "APPLIED": "2/2",
+        "P99": "31.4ms",
+        "AGE": "",
+    }
+    world.await_reasons("wishful", "PolicyApplied", "InvalidSpec", "InvalidSpec")
+    batch = world.table("policed").batch
+    assert (batch.strategy, batch.target_latency, batch.max_wait) == ("learned", 0.003, 0.0015)
+    assert batch.memory_limit == 3 * 2**29
+    assert status["revision"] == world.table("policed").revision
+    world.apply("BatchPolicy", "wishful", models=["policed"], targetLatency="50ms")
+    until(
+        lambda: (
+            conditions(world.status("wishful", plural="batchpolicies")).get("TargetMet") == "True"
+        ),
+        "the new target is met",
+    )
+    assert world.status("wishful", plural="batchpolicies")["phase"] == "Applied"
 
 
 def test_versions_that_select_other_pods_change_nothing(world: World) -> None:

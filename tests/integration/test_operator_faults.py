@@ -1,15 +1,18 @@
 """What happens to a rollout when the operator, Prometheus or the API server dies on the way.
 
-Each test has a namespace and an operator of its own. Whatever dies, and between whichever two
-writes: no step is skipped, doubled or shortened, and no rollback is undone.
+Each test has a namespace and an operator of its own, so that those that kill or hinder nothing but
+their own go on side by side. Whatever dies, and between whichever two writes: no step is skipped,
+doubled or shortened, and no rollback is undone.
 """
 
 import itertools
 import json
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from abreast import Begun, Case, abreast, ended, let_go, under_way
 from killing_proxy import Body, Doom, KillingProxy
 from operator_world import World, install, observed, until, weight
 
@@ -32,17 +35,29 @@ def parts(
         yield control_plane, prometheus, targets
 
 
-@pytest.fixture
-def world(parts: tuple[ControlPlane, Prometheus, ScrapeTargets]) -> Iterator[World]:
-    with World(*parts, name=f"faults-{next(_numbers)}") as made:
-        made.versions("digits", 2)
+@pytest.fixture(scope="module")
+def begun(
+    parts: tuple[ControlPlane, Prometheus, ScrapeTargets], request: pytest.FixtureRequest
+) -> Iterator[Begun]:
+    def carry_out(case: Case, parameters: dict[str, Any]) -> None:
+        with (
+            World(*parts, name=f"faults-{next(_numbers)}") as world,
+            KillingProxy(world.plane, world.kubeconfig) as proxy,
+        ):
+            proxy.kill = world.operator.kill
+            world.versions("digits", 2)
+            let_go(case, parameters, world=world, proxy=proxy)
+
+    with under_way(request, carry_out) as made:
         yield made
 
 
 @pytest.fixture
-def proxy(world: World) -> Iterator[KillingProxy]:
-    with KillingProxy(world.plane, world.kubeconfig) as made:
-        made.kill = world.operator.kill
+def world(parts: tuple[ControlPlane, Prometheus, ScrapeTargets], begun: Begun) -> Iterator[World]:
+    """While nothing else goes on: what all share may die."""
+    ended(begun)
+    with World(*parts, name=f"faults-{next(_numbers)}") as made:
+        made.versions("digits", 2)
         yield made
 
 
@@ -66,6 +81,7 @@ def ended_well(world: World) -> None:
     assert world.reasons("to-2").count("TrafficWeightUpdated") <= 3
 
 
+@abreast
 def test_killed_in_the_middle_of_a_step(world: World) -> None:
     world.operator.start()
     began(world)
@@ -114,6 +130,7 @@ def back_to_baseline(method: str, path: str, body: Body) -> bool:
         pytest.param(status_in("Succeeded"), id="before the end"),
     ],
 )
+@abreast
 def test_killed_between_the_writes_of_going_on(
     world: World, proxy: KillingProxy, doom: Doom
 ) -> None:
@@ -132,6 +149,7 @@ def test_killed_between_the_writes_of_going_on(
         pytest.param(status_in("RolledBack"), id="before the end"),
     ],
 )
+@abreast
 def test_killed_between_the_writes_of_going_back(
     world: World, proxy: KillingProxy, doom: Doom
 ) -> None:
@@ -156,6 +174,7 @@ def killed_at(world: World, proxy: KillingProxy, doom: Doom) -> None:
     world.operator.start(proxy.kubeconfig)
 
 
+@abreast
 def test_two_operators_do_no_harm(world: World) -> None:
     world.operator.start()
     world.new_operator("second").start()
@@ -210,11 +229,21 @@ def test_the_api_server_killed_in_a_step(world: World) -> None:
     world.await_table("digits", lambda table: table.revision > highest)
 
 
-@pytest.mark.parametrize(("what", "often"), [("/", 1), ("/apis/tidegate.dev", 3), ("/api/v1", 3)])
+@pytest.mark.parametrize(
+    ("what", "often", "status"),
+    [
+        ("/", 1, 429),
+        ("/apis/tidegate.dev", 3, 429),
+        ("/api/v1", 3, 429),
+        pytest.param("configmaps?watch=", 2, 404, id="ends all of kopf's watches"),
+    ],
+)
+@abreast
 def test_started_while_the_api_server_is_not_ready(
-    world: World, proxy: KillingProxy, what: str, often: int
+    world: World, proxy: KillingProxy, what: str, often: int, status: int
 ) -> None:
     """It answers some paths before others; watches and lists meet it alike."""
+    proxy.starting_status = status
     proxy.starting = lambda path: what in path
     world.operator.start(proxy.kubeconfig)
     until(lambda: proxy.refused >= often, "refusals")
@@ -261,6 +290,7 @@ def any_status(_method: str, path: str, _body: Body) -> bool:
         pytest.param(any_status, id="the status"),
     ],
 )
+@abreast
 def test_writes_refused_for_a_while(
     world: World, proxy: KillingProxy, these: Doom, status: int
 ) -> None:
@@ -283,6 +313,7 @@ def test_writes_refused_for_a_while(
         pytest.param(status_in("RolledBack"), True, id="its end"),
     ],
 )
+@abreast
 def test_a_rollback_refused_for_a_while_is_not_lost(
     world: World, proxy: KillingProxy, these: Doom, applied: bool, status: int
 ) -> None:
@@ -302,6 +333,7 @@ def test_a_rollback_refused_for_a_while_is_not_lost(
     assert world.reasons("to-2").count("RolledBack") == 1
 
 
+@abreast
 def test_one_refused_model_does_not_keep_others_back(world: World, proxy: KillingProxy) -> None:
     refusing = Refusing(proxy, any_status, 422)
     world.operator.start(proxy.kubeconfig)

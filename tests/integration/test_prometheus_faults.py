@@ -1,14 +1,18 @@
 """What a rollout does while Prometheus fails: it holds, says why, and resumes where it was.
 
-One operator asks through a proxy that fails in the ways in which a Prometheus does; each test has
-a model of its own. What was counted is compared with the pods' own books.
+Operators ask through proxies that fail in the ways in which a Prometheus does, a few side by side;
+each test has a model of its own. What was counted is compared with the pods' own books.
 """
 
 import itertools
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from queue import SimpleQueue
+from typing import Any
 
 import pytest
+from abreast import AT_ONCE, Begun, Case, abreast, let_go, under_way
 from operator_world import Raw, World, install, observed, until, weight
 from prometheus_faults import Fault, FaultyPrometheus
 
@@ -24,39 +28,46 @@ _numbers = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def failing(
-    control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[World, FaultyPrometheus]]:
+def begun(
+    control_plane: ControlPlane,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> Iterator[Begun]:
+    """Each case has one of a few worlds, with its operator and its proxy, to itself for a while."""
     install(control_plane)
-    directory = tmp_path_factory.mktemp("failing")
+    free: SimpleQueue[tuple[World, FaultyPrometheus]] = SimpleQueue()
     with (
-        observed(control_plane, directory) as (prometheus, targets),
-        FaultyPrometheus(prometheus.url) as proxy,
-        World(control_plane, prometheus, targets, "failing") as world,
+        observed(control_plane, tmp_path_factory.mktemp("failing")) as (prometheus, targets),
+        ExitStack() as stack,
     ):
-        world.operator.prometheus = proxy.url
-        world.operator.start()
-        yield world, proxy
+        for number in range(AT_ONCE):
+            proxy = stack.enter_context(FaultyPrometheus(prometheus.url))
+            world = World(control_plane, prometheus, targets, f"failing-{number}")
+            stack.enter_context(world)
+            world.operator.prometheus = proxy.url
+            world.operator.start()
+            free.put((world, proxy))
+
+        def carry_out(case: Case, parameters: dict[str, Any]) -> None:
+            world, proxy = free.get()
+            try:
+                alone(case, parameters, world, proxy)
+            finally:
+                free.put((world, proxy))
+
+        yield stack.enter_context(under_way(request, carry_out))
 
 
-@pytest.fixture
-def world(failing: tuple[World, FaultyPrometheus]) -> World:
-    return failing[0]
-
-
-@pytest.fixture
-def proxy(failing: tuple[World, FaultyPrometheus]) -> Iterator[FaultyPrometheus]:
-    yield failing[1]
-    failing[1].fault = None
-    failing[1].skew = 0.0
-
-
-@pytest.fixture
-def model(world: World) -> Iterator[str]:
-    name = f"failing-{next(_numbers)}"
-    world.versions(name, 2)
-    yield name
-    world.kubectl("delete", "cro", name, "--ignore-not-found")
+def alone(case: Case, parameters: dict[str, Any], world: World, proxy: FaultyPrometheus) -> None:
+    """With a model of its own."""
+    model = f"failing-{next(_numbers)}"
+    world.versions(model, 2)
+    try:
+        let_go(case, parameters, world=world, proxy=proxy, model=model)
+    finally:
+        proxy.fault = None
+        proxy.skew = 0.0
+        world.kubectl("delete", "cro", model, "--ignore-not-found")
 
 
 def begin(world: World, model: str) -> None:
@@ -102,6 +113,7 @@ def goes_on(world: World, model: str, elapsed: float) -> None:
         ("frozen", "Error", "stands still"),
     ],
 )
+@abreast
 def test_it_holds_and_resumes(
     world: World, proxy: FaultyPrometheus, model: str, fault: Fault, reason: str, words: str
 ) -> None:
@@ -123,6 +135,7 @@ def test_it_holds_and_resumes(
 
 
 @pytest.mark.parametrize("fault", ["503", "refused", "hanging", "empty", "stale", "NaN"])
+@abreast
 def test_a_breach_seen_just_before_still_rolls_back(
     world: World, proxy: FaultyPrometheus, model: str, fault: Fault
 ) -> None:
@@ -130,11 +143,17 @@ def test_a_breach_seen_just_before_still_rolls_back(
     begin(world, model)
     bad = f'{names.METRIC_CHECK_BAD}_total{{model="{model}",arm="{names.ARM_CANARY}"}}'
 
-    def answered(query: str, _asked: float) -> None:
-        if names.METRIC_CHECK_BAD not in query:
+    told: set[bool] = set()
+    """Of the two queries of a look, which were answered with the breach in them."""
+
+    def answered(query: str, at: float) -> None:
+        if query == "time()":
+            told.clear()
             return
         world.model(model).errors[2] = 1.0
-        if world.read(f"sum({bad})") >= ENOUGH_BAD:
+        if world.read(f"sum({bad})", at=at) >= ENOUGH_BAD:
+            told.add(names.METRIC_CHECK_BAD in query)
+        if len(told) == 2:
             proxy.answered = lambda _query, _asked: None
             proxy.fault = fault
 
@@ -145,6 +164,7 @@ def test_a_breach_seen_just_before_still_rolls_back(
     assert world.weights(model) == [0, 50, 0]
 
 
+@abreast
 def test_late_answers_are_answers(world: World, proxy: FaultyPrometheus, model: str) -> None:
     proxy.fault = "slow"
     begin(world, model)
@@ -155,6 +175,7 @@ def test_late_answers_are_answers(world: World, proxy: FaultyPrometheus, model: 
 
 
 @pytest.mark.parametrize("skew", SKEWS)
+@abreast
 def test_another_clock_promotes(
     world: World, proxy: FaultyPrometheus, model: str, skew: float
 ) -> None:
@@ -167,6 +188,7 @@ def test_another_clock_promotes(
 
 
 @pytest.mark.parametrize("skew", SKEWS)
+@abreast
 def test_another_clock_rolls_back(
     world: World, proxy: FaultyPrometheus, model: str, skew: float
 ) -> None:
@@ -176,6 +198,7 @@ def test_another_clock_rolls_back(
     world.await_phase(model, "RolledBack")
 
 
+@abreast
 def test_a_pod_that_is_not_scraped_is_named(world: World, model: str) -> None:
     begin(world, model)
     world.fleet.pods[1].scrapable = False
@@ -188,6 +211,7 @@ def test_a_pod_that_is_not_scraped_is_named(world: World, model: str) -> None:
     goes_on(world, model, status["stepElapsed"])
 
 
+@abreast
 def test_counters_that_begin_anew_are_no_evidence_against_anybody(world: World, model: str) -> None:
     begin(world, model)
     for pod in world.fleet.pods:
@@ -199,6 +223,7 @@ def test_counters_that_begin_anew_are_no_evidence_against_anybody(world: World, 
     assert "Holding" not in [one["to"] for one in status["history"]]
 
 
+@abreast
 def test_a_restart_does_not_hide_errors(world: World, model: str) -> None:
     begin(world, model)
     world.model(model).errors[2] = 0.5

@@ -186,9 +186,9 @@ class PrometheusMetrics:
             for q in _QUANTILES
         )
         counted = _Counted()
-        for rows in self._rows(f"{requests} or {restarts}", "vector"):
+        for rows in self._rows(f"{requests} or {restarts}", "vector", patient=True):
             counted.add_rates(rows)
-        for rows in self._rows(quantiles, "vector"):
+        for rows in self._rows(quantiles, "vector", patient=True):
             counted.add_quantiles(rows)
         return counted.told()
 
@@ -202,7 +202,7 @@ class PrometheusMetrics:
         )
         found: dict[ModelKey, defaultdict[int, list[tuple[float, float]]]]
         found = {key: defaultdict(list) for key in wanted}
-        for rows in self._rows(query, "vector"):
+        for rows in self._rows(query, "vector", patient=True):
             for labels, value in _numbers(rows):
                 key = labels.namespace, labels.model
                 if key in wanted and labels.version.isdigit():
@@ -218,9 +218,11 @@ class PrometheusMetrics:
             except (msgspec.DecodeError, ValueError) as error:
                 raise PrometheusError(f"unexpected answer: a {kind} for its time") from error
 
-    def _rows(self, query: str, kind: Kind, at: float | None = None) -> Iterator[list[Row]]:
+    def _rows(
+        self, query: str, kind: Kind, at: float | None = None, *, patient: bool = False
+    ) -> Iterator[list[Row]]:
         with self._asking():
-            yield from self._prometheus.rows(query, kind, at)
+            yield from self._prometheus.rows(query, kind, at, patient=patient)
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:

@@ -125,14 +125,18 @@ class Prometheus:
         )
         self._rows: msgspec.json.Decoder[list[Row]] = msgspec.json.Decoder(list[row])  # type: ignore[valid-type]
 
-    def rows(self, query: str, kind: Kind, at: float | None = None) -> Iterator[list[Row]]:
-        """The rows of an answer, in pieces. What came before an error is no answer.
+    def rows(
+        self, query: str, kind: Kind, at: float | None = None, *, patient: bool = False
+    ) -> Iterator[list[Row]]:
+        """The rows of an answer, in pieces. What came before an error is no answer. ``patient``: it
+        may be long in coming, as nothing waits for it but what can.
 
         Raises:
             PrometheusError: no answer, or not a whole one.
         """
         pieces = _Pieces()
-        for chunk in self._read(query, at):
+        silence = self._whole if patient else self._silence
+        for chunk in self._read(query, at, silence):
             if piece := pieces.add(chunk):
                 yield self._decoded(piece)
         found = _answer(pieces.rest())
@@ -146,7 +150,7 @@ class Prometheus:
         Raises:
             PrometheusError: no answer, or not a whole one. QueryRefusedError: a wrong query.
         """
-        found = _answer(b"".join(self._read(query, None)))
+        found = _answer(b"".join(self._read(query, None, self._silence)))
         return found.result_type, bytes(found.result)
 
     def _decoded(self, rows: bytes) -> list[Row]:
@@ -155,7 +159,7 @@ class Prometheus:
         except msgspec.DecodeError as error:
             raise PrometheusError(f"unexpected answer: {error}") from error
 
-    def _read(self, query: str, at: float | None) -> Iterator[bytes]:
+    def _read(self, query: str, at: float | None, silence: float) -> Iterator[bytes]:
         """The body in chunks. It is not asked for compressed: that costs Prometheus more than
         sending it.
         """
@@ -167,7 +171,7 @@ class Prometheus:
                 params=parameters,
                 headers={"Accept-Encoding": "identity"},
                 stream=True,
-                timeout=self._silence,
+                timeout=silence,
             ) as response:
                 if response.status_code != _OK:
                     raise _refusal(response.status_code, response.content)
@@ -176,7 +180,7 @@ class Prometheus:
                     if time.monotonic() > end:
                         raise PrometheusError(f"no whole answer within {self._whole:g}s")
         except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
-            raise PrometheusError(f"no answer within {self._silence:g}s") from error
+            raise PrometheusError(f"no answer within {silence:g}s") from error
         except urllib3.exceptions.ProtocolError as error:
             raise PrometheusError("the connection broke in the middle of an answer") from error
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:

@@ -7,8 +7,8 @@ from simulation import Simulation, _loop, failing, two_versions
 
 from tidegate_contract.acknowledgement import PodReport
 from tidegate_operator.adapters.cluster import CONFIG_MAP, ConflictError
-from tidegate_operator.adapters.metrics import Rates
-from tidegate_operator.rollout.observation import LiveMetrics
+from tidegate_operator.adapters.metrics import Rates, Readings
+from tidegate_operator.rollout.observation import LiveMetrics, Unreadable
 
 TABLE = (CONFIG_MAP, "tidegate-routing-digits")
 
@@ -246,7 +246,7 @@ def test_models_that_share_pods_take_turns(first: str) -> None:
 def test_a_pod_that_never_answers_delays_its_own_model_only() -> None:
     world = two_versions()
     operator = world.operators[0]
-    answering = operator.pods
+    answering = operator._observer.pods
     released = asyncio.Event()
 
     class Hanging:
@@ -255,7 +255,7 @@ def test_a_pod_that_never_answers_delays_its_own_model_only() -> None:
                 await released.wait()
             return await answering.ask(address)
 
-    operator.pods = Hanging()
+    operator._observer.pods = Hanging()
     spec = {"model": "other", "version": 1, "lifecycle": "Active", "trafficPercent": 100}
     world.apply("ModelVersion", "other-1", **spec)
     labels = {"tidegate.dev/model": "other"}
@@ -282,14 +282,14 @@ def test_a_version_that_never_loads_is_not_asked_for_all_the_time() -> None:
     world = two_versions(load_error={3: "no such file"})
     operator = world.operators[0]
     asked: list[float] = []
-    answering = operator.pods
+    answering = operator._observer.pods
 
     class Counted:
         async def ask(self, address: str) -> PodReport | None:
             asked.append(world.now)
             return await answering.ask(address)
 
-    operator.pods = Counted()
+    operator._observer.pods = Counted()
     world.version(3)
     world.run(30)
     soon = len(asked)
@@ -310,3 +310,20 @@ def test_metrics_of_versions_are_written_once_a_minute_at_most() -> None:
         world.rates = Rates({("default", "digits"): {1: moved}})
         world.run(1)
     assert 5 <= len(world.writes) - writes <= 10
+
+
+def test_a_pod_without_samples_does_not_make_everybody_read_its_whole_past() -> None:
+    world = running()
+    metrics = world.operators[0].evidence.metrics
+    read = metrics.samples
+    spans: list[float] = []
+
+    async def noted(span: float) -> Readings | Unreadable:
+        spans.append(span)
+        return await read(span)
+
+    metrics.samples = noted
+    world.by_name["triton-1"].scraped = False
+    world.run(600)
+    assert len(spans) >= 50
+    assert max(spans[-10:]) <= 60

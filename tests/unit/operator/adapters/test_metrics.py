@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -162,6 +163,16 @@ async def test_one_that_hangs(server: Server) -> None:
     metrics = PrometheusMetrics(Prometheus(server.url, silence=0.05))
     assert await metrics.samples(60) == Unreadable("no answer within 0.05s")
     released.set()
+
+
+async def test_rates_may_be_long_in_coming(server: Server) -> None:
+    def late(_query: str) -> Answer:
+        time.sleep(1.0)
+        return ok("vector", [])
+
+    server.answer = late
+    metrics = PrometheusMetrics(Prometheus(server.url, silence=0.05, whole=60.0))
+    assert isinstance(await metrics.rates(), Rates)
 
 
 async def test_one_that_drips_for_ever(server: Server) -> None:
