@@ -11,7 +11,7 @@ CLUSTER ?= embedded
 KEEP ?=
 NAME ?=
 PYTEST := $(PY) -m pytest
-SOURCES := contract operator batcher_sidecar cli tools demo tests
+SOURCES := contract operator batcher_sidecar cli tools demo tests examples
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-stop test lint unit integration e2e bench format lock clean
@@ -37,7 +37,7 @@ test: lint unit setup integration e2e ## Everything that must pass before a chan
 lint: $(VENV)/ready ## ruff, mypy strict, import-linter
 	$(VENV)/bin/ruff check $(SOURCES)
 	$(VENV)/bin/ruff format --check $(SOURCES)
-	$(VENV)/bin/mypy contract/tidegate_contract operator/tidegate_operator batcher_sidecar/tidegate_sidecar cli/tidegate_cli tools/tidegate_tools demo/tidegate_demo
+	$(VENV)/bin/mypy contract/tidegate_contract operator/tidegate_operator batcher_sidecar/tidegate_batcher batcher_sidecar/tidegate_sidecar cli/tidegate_cli cli/tidegate_load cli/tidegate_top cli/tidegate_tune tools/tidegate_tools demo/tidegate_demo
 	$(VENV)/bin/lint-imports --no-logo
 
 unit: $(VENV)/ready ## Tests of the pure rooms and of small shells: no API server, no Triton

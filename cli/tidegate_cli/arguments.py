@@ -5,6 +5,9 @@ from typing import Final, TypeAlias
 
 from tidegate_cli import commands
 from tidegate_cli.commands import Command
+from tidegate_load import options as load
+from tidegate_top import options as top
+from tidegate_tune import options as tune
 
 _TABLE: Final = ("table", "json", "yaml")
 _DOCUMENT: Final = ("json", "yaml")
@@ -21,19 +24,22 @@ _CODES: Final = """exit codes:
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line. ``run`` of what it parses to is the command."""
-    top = argparse.ArgumentParser(
-        prog="kubectl tidegate",
+def parser(program: str = "kubectl tidegate") -> argparse.ArgumentParser:
+    """The whole command line. ``run`` of what it parses to is the command; ``apart``: one that
+    takes no cluster, only the options.
+    """
+    whole = argparse.ArgumentParser(
+        prog=program,
         description="Rollouts and tests of model versions: see them, steer them, report on them.",
         epilog=_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    words = top.add_subparsers(metavar="COMMAND", required=True)
+    words = whole.add_subparsers(metavar="COMMAND", required=True)
     _looking(words)
     _steering(words)
     _writing(words)
-    return top
+    _loading(words)
+    return whole
 
 
 _Words: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001 - no public name
@@ -163,10 +169,20 @@ def _writing(words: _Words) -> None:
     _output(diff, _TABLE)
 
 
-def _word(
-    words: _Words, name: str, run: Command, what: str, *examples: str
-) -> argparse.ArgumentParser:
-    shown = "\n".join(f"  kubectl tidegate {one}" for one in examples)
+def _loading(words: _Words) -> None:
+    send = _bare(words, "loadgen", "Send traffic of several users, and sum up", *load.EXAMPLES)
+    send.set_defaults(apart=True)
+    load.add(send)
+    look = _bare(words, "top", "Show what sidecars do just now: queues, rates, GPU", *top.EXAMPLES)
+    look.set_defaults(apart=True)
+    top.add(look)
+    search = _bare(words, "tune", "Find the BatchPolicy that suits a model's load", *tune.EXAMPLES)
+    search.set_defaults(apart=True)
+    tune.add(search)
+
+
+def _bare(words: _Words, name: str, what: str, *examples: str) -> argparse.ArgumentParser:
+    shown = "\n".join(f"  %(prog)s{one.removeprefix(name)}" for one in examples)
     word: argparse.ArgumentParser = words.add_parser(
         name,
         help=what,
@@ -174,7 +190,14 @@ def _word(
         epilog=f"examples:\n{shown}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    word.set_defaults(run=run, namespace=None, everywhere=False)
+    return word
+
+
+def _word(
+    words: _Words, name: str, run: Command, what: str, *examples: str
+) -> argparse.ArgumentParser:
+    word = _bare(words, name, what, *examples)
+    word.set_defaults(run=run, apart=False, namespace=None, everywhere=False)
     word.add_argument("-n", "--namespace", help="default: that of the context")
     word.add_argument("--context", help="of the kubeconfig; default: the current one")
     word.add_argument("--kubeconfig", metavar="FILE", help="default: KUBECONFIG, ~/.kube/config")

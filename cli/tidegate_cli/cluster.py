@@ -19,12 +19,18 @@ Raw = dict[str, Any]
 MODEL_VERSION: Final = "ModelVersion"
 ROLLOUT: Final = "CanaryRollout"
 TEST: Final = "ABTest"
+POLICY: Final = "BatchPolicy"
 POD: Final = "Pod"
 CONFIG_MAP: Final = "ConfigMap"
 SECRET: Final = "Secret"  # noqa: S105 - the kind's name
 
 _CORE: Final = {POD: "pods", CONFIG_MAP: "configmaps", SECRET: "secrets"}
-_OWN: Final = {MODEL_VERSION: "modelversions", ROLLOUT: "canaryrollouts", TEST: "abtests"}
+_OWN: Final = {
+    MODEL_VERSION: "modelversions",
+    ROLLOUT: "canaryrollouts",
+    TEST: "abtests",
+    POLICY: "batchpolicies",
+}
 _ACCOUNT_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _TIMEOUT: Final = 10.0
 _JSON: Final = "application/json"
@@ -58,8 +64,15 @@ class Cluster(Protocol):
             NotFoundError: there is none.
         """
 
-    def through_pod(self, namespace: str, pod: str, path: str, headers: Mapping[str, str]) -> bytes:
-        """What a pod's admin port answers to a GET, asked by the API server.
+    def through_pod(
+        self,
+        namespace: str,
+        pod: str,
+        path: str,
+        headers: Mapping[str, str],
+        port: int = names.PORT_ADMIN,
+    ) -> bytes:
+        """What a port of a pod, the sidecar's admin port, answers to a GET of the API server.
 
         Raises:
             NotFoundError: there is no such pod, or no such page.
@@ -91,8 +104,15 @@ class KubernetesCluster(Cluster):
         return patched
 
     @override
-    def through_pod(self, namespace: str, pod: str, path: str, headers: Mapping[str, str]) -> bytes:
-        proxied = f"{_path(POD, namespace, pod)}:{names.PORT_ADMIN}/proxy{path}"
+    def through_pod(
+        self,
+        namespace: str,
+        pod: str,
+        path: str,
+        headers: Mapping[str, str],
+        port: int = names.PORT_ADMIN,
+    ) -> bytes:
+        proxied = f"{_path(POD, namespace, pod)}:{port}/proxy{path}"
         return self._request("GET", proxied, headers=headers)
 
     def _request(

@@ -12,7 +12,7 @@ from rich.text import Text
 from tidegate_cli import terminal
 from tidegate_cli.cluster import ROLLOUT
 from tidegate_cli.models import Model
-from tidegate_cli.objects import Metric, Trial
+from tidegate_cli.objects import Metric, ModelVersion, Trial
 from tidegate_contract import names
 
 _BAR: Final = 40
@@ -44,6 +44,10 @@ def picture(model: Model, *, detailed: bool = False) -> RenderableType:
         parts.append(
             terminal.text(f"Undeclared: {listed}. kubectl tidegate discover {model.name}", "yellow")
         )
+    if behind := [one for one in model.versions if _is_behind(one)]:
+        listed = ", ".join(str(one.spec.version) for one in behind)
+        words = f"Spec behind live: {listed}. kubectl tidegate catch-up {model.name}"
+        parts.append(terminal.text(words, "yellow"))
     if shown is not None:
         parts += [Text(), *_trial(shown, owns=shown is model.owner)]
         if detailed and shown.status.history:
@@ -98,10 +102,6 @@ def _versions(model: Model) -> RenderableType:
     grid = _table(*heads, "MESSAGE", wraps="MESSAGE")
     for one in model.versions:
         status = one.status
-        behind = one.condition("SpecBehind")
-        message = status.message
-        if behind and behind.status == "True":
-            message += f" (spec behind: {behind.message})"
         grid.add_row(
             str(one.spec.version),
             terminal.text(status.phase or "-", "" if status.phase == "Ready" else "yellow"),
@@ -109,9 +109,15 @@ def _versions(model: Model) -> RenderableType:
             terminal.percent(status.traffic_percent),
             f"{status.pods.ready}/{status.pods.total}",
             *(terminal.text(status.display.get(key, "-")) for _, key in figures),
-            terminal.text(message, "dim"),
+            terminal.text(status.message, "dim"),
         )
     return grid
+
+
+def _is_behind(one: ModelVersion) -> bool:
+    """Whether its spec asks for another share than is live."""
+    behind = one.condition("SpecBehind")
+    return behind is not None and behind.status == "True"
 
 
 def _trial(trial: Trial, *, owns: bool) -> Iterable[RenderableType]:

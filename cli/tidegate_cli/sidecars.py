@@ -78,17 +78,25 @@ def direct(path: str, headers: Mapping[str, str]) -> Ask:
         if not pod.address:
             raise NoSidecarError("has no address yet")
         host = f"[{pod.address}]" if ":" in pod.address else pod.address
-        url = f"http://{host}:{PORT_ADMIN}{path}"
-        try:
-            response = pool.request("GET", url, headers=dict(headers))
-        except urllib3.exceptions.HTTPError as error:
-            raise NoSidecarError(str(error)) from error
-        if response.status != 200:  # noqa: PLR2004 - HTTP's success
-            words = " ".join(response.data.decode(errors="replace").split())[:200]
-            raise NoSidecarError(f"answered {response.status}: {words}")
-        return response.data
+        return get(pool, f"http://{host}:{PORT_ADMIN}{path}", headers)
 
     return ask
+
+
+def get(pool: urllib3.PoolManager, url: str, headers: Mapping[str, str]) -> bytes:
+    """What a sidecar, or what is beside it, answers.
+
+    Raises:
+        NoSidecarError: it does not, or with something else than success.
+    """
+    try:
+        response = pool.request("GET", url, headers=dict(headers))
+    except urllib3.exceptions.HTTPError as error:
+        raise NoSidecarError(str(error)) from error
+    if response.status != 200:  # noqa: PLR2004 - HTTP's success
+        words = " ".join(response.data.decode(errors="replace").split())[:200]
+        raise NoSidecarError(f"answered {response.status}: {words}")
+    return response.data
 
 
 def ask_all(

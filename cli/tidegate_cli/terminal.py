@@ -1,10 +1,13 @@
 """What goes to the terminal: its width, its colours, and figures and texts as people read them."""
 
+import io
 import json
+import os
+import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TextIO, cast
 
 import yaml
 from rich.console import Console
@@ -13,7 +16,7 @@ from rich.text import Text
 from tidegate_cli.objects import FINISHED, WELL_ENDED
 
 WIDTH: Final = 100
-"""Columns where nobody says how many there are, as in a pipe."""
+"""Columns where neither a terminal nor the environment's COLUMNS says how many there are."""
 
 _VERDICTS: Final = {
     "Pass": "green",
@@ -27,10 +30,25 @@ _VERDICTS: Final = {
 }
 
 
+class _Trimmed(io.TextIOBase):
+    """The standard output without the spaces that fill up lines: a file is no rectangle."""
+
+    def write(self, text: str) -> int:
+        sys.stdout.write(re.sub(" +$", "", text, flags=re.MULTILINE))
+        return len(text)
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+
 def console() -> Console:
-    """The terminal at its own width; anything else at ``WIDTH``, without colours."""
+    """The terminal at its own width; anything else at COLUMNS, else ``WIDTH``, without colours."""
     plain = Console(highlight=False)
-    return plain if plain.is_terminal else Console(highlight=False, width=WIDTH)
+    if plain.is_terminal:
+        return plain
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isdecimal() else 0
+    return Console(highlight=False, width=width or WIDTH, file=cast("TextIO", _Trimmed()))
 
 
 def text(words: str, style: str = "") -> Text:

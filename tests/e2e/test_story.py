@@ -1,10 +1,14 @@
 """The demo's story on real parts, undisturbed: every claim that it makes holds."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
+import yaml
 
+from tidegate_contract import names
 from tidegate_demo.proof import checks
 from tidegate_demo.story import Told
 from tidegate_demo.world import World
@@ -77,3 +81,31 @@ def test_the_broken_version_is_named_with_what_it_did(calm: Telling) -> None:
 
     assert "Fail" in {metric["verdict"] for metric in status["metrics"]}
     assert "allowed" in status["message"]
+
+
+def test_its_policy_is_tuned_on_the_real_thing(calm: Telling, tmp_path: Path) -> None:
+    world, _ = calm
+    cluster = world.cluster
+    spec = {"models": ["digits"], "maxWait": "3ms"}
+    policy = {
+        "apiVersion": f"{names.GROUP}/{names.API_VERSION}",
+        "kind": "BatchPolicy",
+        "metadata": {"name": "digits", "namespace": "demo"},
+        "spec": spec,
+    }
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(policy))
+    address = world.sidecars()[0].removeprefix("http://").partition(":")[0]
+    written = tmp_path / "policy.yaml"
+    told = cluster.kubectl(
+        *("tidegate", "tune", "digits", "--namespace=demo", "--policy=digits"),
+        *(f"--url={address}:{names.PORT_HTTP}", "--trials=3", "--rate=40"),
+        *("--seconds=1", f"--journal={tmp_path / 'journal'}", f"--output={written}"),
+    )
+
+    assert "default policy" in told
+    found = yaml.safe_load(written.read_text())
+    assert found["spec"]["models"] == ["digits"]
+    cluster.kubectl("apply", "--dry-run=server", "--namespace=demo", "-f", str(written))
+    kept = json.loads(cluster.kubectl("get", "bpol", "digits", "-n", "demo", "-o", "json"))["spec"]
+    assert kept["maxWait"] == "3ms"
+    assert "maxBatchSize" not in kept

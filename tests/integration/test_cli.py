@@ -702,3 +702,19 @@ def test_pairs_are_shown_side_by_side_to_whoever_may_read_the_token(
     assert "\x1b" not in shown.out
     assert [one["difference"] for one in document["pairs"]] == ["the canary failed"]
     assert pod.asked[0]["path"] == "/pairs?model=digits"
+
+
+def test_top_finds_the_pods_and_asks_them_through_the_api_server(
+    world: World, address: str
+) -> None:
+    metrics = (
+        f'tidegate_queue_length{{model="{MODEL}",version="1",arm="stable",priority="2"}} 17\n'
+        f'tidegate_inflight{{model="{MODEL}",version="1",arm="stable"}} 3\n'
+    )
+    with sidecar(world, "triton-0", address, {}) as pod:
+        pod.pages["/metrics"] = metrics.encode()
+        for which in ((), ("--model", MODEL), ("--direct",)):
+            shown = world.run("top", "--once", "--every", "0.1", *which)
+            assert (shown.code, shown.err) == (0, "")
+            assert re.search(rf"^triton-0 +{MODEL} .* 3 +17$", shown.out, re.MULTILINE)
+    assert world.run("top", "--once").code == 6

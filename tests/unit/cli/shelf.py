@@ -51,7 +51,14 @@ class Shelf(Cluster):
             raw["metadata"]["generation"] = raw["metadata"].get("generation", 1) + 1
         return self.put(raw)
 
-    def through_pod(self, namespace: str, pod: str, path: str, headers: Mapping[str, str]) -> bytes:
+    def through_pod(
+        self,
+        namespace: str,
+        pod: str,
+        path: str,
+        headers: Mapping[str, str],
+        port: int = names.PORT_ADMIN,
+    ) -> bytes:
         page = self.pages[pod]
         if isinstance(page, NotFoundError):
             raise page

@@ -127,14 +127,17 @@ def test_without_an_owner_the_last_one_that_ended_is_shown(shelf: Shelf) -> None
     assert "Version 2 has all the traffic" in text
 
 
-def test_a_version_that_git_is_behind_of_says_so(shelf: Shelf) -> None:
-    behind = version(2, name="digits-2")
-    behind["status"]["conditions"] = [
-        {"type": "SpecBehind", "status": "True", "message": "live 100%"}
-    ]
-    shelf.put(behind)
+def test_versions_that_git_is_behind_of_are_named_in_a_line(shelf: Shelf) -> None:
+    before = len(shown(shelf))
+    for number in (1, 2):
+        behind = version(number)
+        behind["status"]["conditions"] = [
+            {"type": "SpecBehind", "status": "True", "message": "live 100%, spec 0%: a long story"}
+        ]
+        shelf.put(behind)
 
-    assert any("spec behind: live 100%" in line for line in shown(shelf))
+    assert "Spec behind live: 1, 2. kubectl tidegate catch-up digits" in shown(shelf)
+    assert len(shown(shelf)) == before + 1
 
 
 def test_versions_that_nobody_declared_are_pointed_to(shelf: Shelf) -> None:

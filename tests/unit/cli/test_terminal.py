@@ -1,6 +1,7 @@
 """Figures as people read them."""
 
 import pytest
+from rich.table import Table
 
 from tidegate_cli import terminal
 
@@ -37,3 +38,23 @@ def test_figures(value: float | None, shown: str) -> None:
 )
 def test_durations(seconds: float, shown: str) -> None:
     assert terminal.duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("columns", "width"), [("140", 140), ("", terminal.WIDTH), ("0", terminal.WIDTH)]
+)
+def test_a_pipe_is_as_wide_as_the_environment_says(
+    columns: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert terminal.console().width == width
+    monkeypatch.delenv("COLUMNS")
+    assert terminal.console().width == terminal.WIDTH
+
+
+def test_lines_in_a_pipe_do_not_end_in_spaces(capsys: pytest.CaptureFixture[str]) -> None:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row("one", "a long cell")
+    grid.add_row("two", "b")
+    terminal.console().print(grid)
+    assert capsys.readouterr().out == "one  a long cell\ntwo  b\n"

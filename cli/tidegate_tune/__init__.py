@@ -1,0 +1,1 @@
+"""Finds the BatchPolicy that suits a model and its load: `tidegate tune`."""

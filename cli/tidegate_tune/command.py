@@ -1,0 +1,142 @@
+"""``tidegate tune``: from the command line to a search, and from that to a policy."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+
+from tidegate_cli import cluster, terminal
+from tidegate_cli.errors import CommandError
+from tidegate_load import command as load
+from tidegate_load import users
+from tidegate_tune import plots
+from tidegate_tune.live import Live, Sidecar
+from tidegate_tune.score import Weights
+from tidegate_tune.simulated import Cost, Simulated
+from tidegate_tune.space import manifest
+from tidegate_tune.study import Evaluate, Search, Tried, best
+
+_INTERRUPTED: Final = 130
+
+
+def run(options: argparse.Namespace) -> int:
+    """Search, show, write; the exit code.
+
+    Raises:
+        CommandError: what was asked for makes no sense, or cannot be reached.
+    """
+    cost = _cost(options)
+    journal = options.journal or Path(f"tune-{options.model}.journal")
+    search = Search(options.model, cost.most, Weights(*options.weights), journal, options.seed)
+    progress = Console(stderr=True, highlight=False)
+    interrupted = False
+    done: list[Tried] = []
+
+    def told(one: Tried) -> None:
+        done.append(one)
+        progress.print(_line(one, max(done, key=lambda tried: tried.score), options.trials))
+
+    try:
+        with _evaluator(options, cost) as evaluate:
+            done = search.run(evaluate, options.trials, told)
+    except KeyboardInterrupt:
+        interrupted = True
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    if done:
+        _show(options, done, cost)
+    return _INTERRUPTED if interrupted else 0
+
+
+def _cost(options: argparse.Namespace) -> Cost:
+    """What batches cost: as said, else as the sidecar has learned it."""
+    given = options.fixed, options.per_row, options.most
+    if None not in given:
+        return Cost(
+            fixed=options.fixed, per_row=options.per_row, most=options.most, slots=options.slots
+        )
+    if options.url is None:
+        raise CommandError("say what batches cost (--fixed, --per-row, --most), or ask a --url")
+    return Sidecar(options.url).cost(options.model, options.slots, options.most)
+
+
+def _evaluator(options: argparse.Namespace, cost: Cost) -> AbstractContextManager[Evaluate]:
+    everybody = users.chosen(options.users, options.user)
+    schedule, everybody = load.scheduled(options, everybody)
+    if options.policy is None:
+        return nullcontext(
+            Simulated(
+                model=options.model,
+                cost=cost,
+                schedule=schedule,
+                users=everybody,
+                target=options.target,
+                seed=options.seed,
+            )
+        )
+    if options.url is None:
+        raise CommandError("--policy needs a --url to send traffic to")
+    connected = cluster.connect(options.kubeconfig, options.context)
+    return Live(
+        cluster=connected,
+        namespace=options.namespace or connected.namespace,
+        policy=options.policy,
+        sidecar=Sidecar(options.url),
+        cost=cost,
+        script=load.script(options, everybody, schedule),
+        schedule=schedule,
+        users=everybody,
+        model=options.model,
+        target=options.target,
+        connections=options.connections,
+    )
+
+
+def _line(one: Tried, leader: Tried, trials: int) -> str:
+    chosen = one.candidate
+    mark = " *" if one is leader else ""
+    return (
+        f"{one.number + 1:>4}/{trials}  score {one.score:.3f}{mark:<2}  {chosen.strategy:<8} "
+        f"batch {chosen.max_batch_size:<4} wait {chosen.max_wait * 1000:.0f}ms "
+        f"{chosen.optimize:<10} reserve {chosen.aging_reserve:.3f}"
+    )
+
+
+def _show(options: argparse.Namespace, done: Sequence[Tried], cost: Cost) -> None:
+    found = best(done)
+    console = terminal.console()
+    console.print(_table(done[0], found))
+    tried = "simulated" if options.policy is None else f"on {options.url}"
+    comment = (
+        f"The best of {len(done)} policies tried ({tried}): score {found.score:.3f}, "
+        f"the default policy's {done[0].score:.3f}.\n"
+        f"Traffic: {load.pattern(options)}. A batch of n rows took "
+        f"{cost.fixed * 1000:.3g} + {cost.per_row * 1000:.3g} n ms."
+    )
+    text = manifest(options.model, found.candidate, comment)
+    if options.output:
+        load.write(options.output, text.encode())
+    else:
+        sys.stdout.write(text)
+    if options.plot:
+        try:
+            plots.draw(done, options.plot)
+        except (OSError, ValueError) as error:
+            raise CommandError(f"{options.plot} cannot be written: {error}") from error
+        sys.stderr.write(f"written: {options.plot}\n")
+
+
+def _table(first: Tried, found: Tried) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("", "score", "throughput", "latency", "utilisation", "fairness"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, one in (("default policy", first), ("best", found)):
+        parts = one.parts
+        values = (one.score, parts.throughput, parts.latency, parts.utilisation, parts.fairness)
+        table.add_row(name, *(f"{value:.3f}" for value in values))
+    return table

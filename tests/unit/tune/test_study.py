@@ -1,0 +1,73 @@
+"""The search learns, keeps what it found, goes on where it was, and writes what can be applied."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tidegate_contract.table import BatchSettings
+from tidegate_tune import plots
+from tidegate_tune.score import ClassOutcome, Outcome, Weights
+from tidegate_tune.space import Candidate, manifest
+from tidegate_tune.study import Search, best
+
+
+def hill(candidate: Candidate) -> Outcome:
+    """Best at batches of 16."""
+    share = 1 / (1 + abs(candidate.max_batch_size - 16))
+    return Outcome([ClassOutcome("all", 1000, int(1000 * share), 0.1, 1.0)], share)
+
+
+def search(journal: Path, **changed: object) -> Search:
+    settings = {"model": "digits", "most": 64, "weights": Weights(), "seed": 1, "journal": journal}
+    return Search(**(settings | changed))  # type: ignore[arg-type]
+
+
+def test_it_begins_with_the_default_policy_and_ends_near_the_best(tmp_path: Path) -> None:
+    told: list[int] = []
+    done = search(tmp_path / "journal").run(hill, 40, lambda one: told.append(one.number))
+    assert told == list(range(40))
+    assert done[0].candidate.settings(BatchSettings()).max_wait == BatchSettings().max_wait
+    assert done[0].candidate.max_batch_size == 64
+    assert abs(best(done).candidate.max_batch_size - 16) <= 2
+
+
+def test_what_was_broken_off_goes_on(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    asked = 0
+
+    def interrupted(candidate: Candidate) -> Outcome:
+        nonlocal asked
+        asked += 1
+        if asked == 4:
+            raise KeyboardInterrupt
+        return hill(candidate)
+
+    with pytest.raises(KeyboardInterrupt):
+        search(journal).run(interrupted, 6, lambda _: None)
+    told: list[int] = []
+    done = search(journal).run(hill, 6, lambda one: told.append(one.number))
+    assert len(done) == 6
+    assert len(told) == 3
+
+
+def test_another_search_is_not_mixed_in(tmp_path: Path) -> None:
+    search(tmp_path / "journal").run(hill, 1, lambda _: None)
+    with pytest.raises(ValueError, match="another file"):
+        search(tmp_path / "journal", most=8).run(hill, 2, lambda _: None)
+
+
+def test_the_best_is_written_as_a_policy(tmp_path: Path) -> None:
+    found = best(search(tmp_path / "journal").run(hill, 3, lambda _: None))
+    text = manifest("digits", found.candidate, "found\nby a search")
+    assert text.startswith("# found\n# by a search\n")
+    document = yaml.safe_load(text)
+    assert document["kind"] == "BatchPolicy"
+    assert document["spec"]["models"] == ["digits"]
+    assert document["spec"]["maxBatchSize"] == found.candidate.max_batch_size
+
+
+def test_the_pictures_are_drawn(tmp_path: Path) -> None:
+    done = search(tmp_path / "journal").run(hill, 5, lambda _: None)
+    plots.draw(done, tmp_path / "search.png")
+    assert (tmp_path / "search.png").read_bytes().startswith(b"\x89PNG")
