@@ -11,23 +11,28 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import uvloop
 from kubernetes.aio.client import ApiClient
 from kubernetes.aio.config import ConfigException
 
+from tidegate_batcher.device import Device
 from tidegate_contract import names
 from tidegate_contract.acknowledgement import Acknowledgement, PodReport
 from tidegate_contract.table import RoutingTable
+from tidegate_sidecar.core.memory import Pressure
 from tidegate_sidecar.core.runtime import ModelRuntime
 from tidegate_sidecar.shell.admin import Admin
 from tidegate_sidecar.shell.config import Settings, connect, read_settings
+from tidegate_sidecar.shell.grpc_server import GrpcServer
 from tidegate_sidecar.shell.loading import VersionKeeper
 from tidegate_sidecar.shell.metrics import render
 from tidegate_sidecar.shell.pairs import PairsPage
+from tidegate_sidecar.shell.pressure import PressureWatch
 from tidegate_sidecar.shell.secret import SecretWatcher
 from tidegate_sidecar.shell.server import DataPlane
+from tidegate_sidecar.shell.strategies import installed
 from tidegate_sidecar.shell.triton import Triton
 from tidegate_sidecar.shell.watcher import TableWatcher
 
@@ -55,6 +60,7 @@ class Model:
             undeclared=self.keeper.undeclared(),
             direct_at={version: at + to_epoch for version, at in runtime.direct_at.items()},
             users=runtime.users.sample(),
+            live=runtime.live(time.monotonic()),
         )
 
     def problems(self) -> list[str]:
@@ -82,12 +88,25 @@ class Sidecar:
         self._settings = settings
         self._draining = False
         self._models: list[Model] = []
+        device, strategies = Device(), installed()
+        self._pressure = Pressure()
+        self._pressure_watch = PressureWatch(
+            self._pressure, settings.triton_metrics, self._press_batches
+        )
         self._runtimes = {
-            model: ModelRuntime(model, settings.pod_uid, issuer=secrets.randbits(64))
+            model: ModelRuntime(
+                model,
+                settings.pod_uid,
+                issuer=secrets.randbits(64),
+                device=device,
+                cores=settings.triton_cores or len(os.sched_getaffinity(0)),
+                strategies=strategies,
+            )
             for model in settings.models
         }
         self._plane = DataPlane(self._runtimes, settings.triton)
         self._plane.health_ready = lambda: not self._problems()
+        self._grpc = GrpcServer(self._plane, self._runtimes, settings.triton_grpc)
         self._pairs = PairsPage({name: one.mirror.pairs for name, one in self._runtimes.items()})
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -109,10 +128,12 @@ class Sidecar:
             for model in self._models:
                 model.watcher.boot()
             await self._plane.start(settings.host or "", settings.port)
+            await self._grpc.start(settings.host or "", settings.grpc_port)
             admin = Admin(
                 problems=self._problems,
-                report=self._report,
+                acknowledge=self._report,
                 metrics=lambda: render(self._runtimes),
+                profile=self._profile,
                 pairs=self._pairs.answer,
             )
             stack.push_async_callback(admin.stop)
@@ -121,12 +142,14 @@ class Sidecar:
             await stop.wait()
             _log.info("draining for at most %g s", settings.drain_grace)
             self._draining = True
-            await self._plane.drain(settings.drain_grace)
+            grace = settings.drain_grace
+            await asyncio.gather(self._plane.drain(grace), self._grpc.stop(grace))
             for task in loops:
                 task.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
 
     def _loops(self) -> Iterator[Callable[[], Awaitable[None]]]:
+        yield self._pressure_watch.run
         for model in self._models:
             yield from (model.watcher.run, model.keeper.watch, model.keeper.act)
             yield from (model.feedback_key.run, model.pairs_token.run)
@@ -149,6 +172,7 @@ class Sidecar:
             pod_uid=settings.pod_uid,
             changed=changed,
             clear_of=self._plane.clear_of,
+            memory_short=lambda: self._pressure.short,
         )
         watcher = TableWatcher(
             settings.namespace,
@@ -185,9 +209,17 @@ class Sidecar:
             gone=partial(self._pairs.close, runtime.model),
         )
 
+    def _press_batches(self) -> None:
+        for runtime in self._runtimes.values():
+            runtime.press(self._pressure.share, self._pressure.note)
+
     def _problems(self) -> list[str]:
         draining = ["the pod is shutting down"] if self._draining else []
         return [*draining, *(found for model in self._models for found in model.problems())]
+
+    def _profile(self) -> dict[str, Any]:
+        now = time.monotonic()
+        return {"models": {name: one.describe(now) for name, one in self._runtimes.items()}}
 
     def _report(self) -> PodReport:
         return PodReport(

@@ -372,7 +372,7 @@ _X = {"name": "x_INT32", "datatype": "INT32", "shape": [1, 1, 2], "data": [1, 2]
                 {"datatype": "FP32"},
                 {"datatype": 5},
                 {"name": "nobody"},
-                {"shape": [17, 1, 2], "data": [1] * 34},
+                {"shape": [65_537, 1, 2], "data": [1] * 131_074},
                 {"parameters": {"binary_data_size": 2**40}},
                 {"parameters": {"shared_memory_region": "r"}},
             )
@@ -433,7 +433,8 @@ async def test_no_mutated_request_is_answered_5xx_or_ends_triton(
             url += draw.choice(["/infer", "/versions/1/infer"])
             body = mutated(draw)
             async with session.post(url, data=body) as answer:
-                assert answer.status < 500, (body, await answer.text())
+                late = answer.status == 504 and b'"timeout"' in body
+                assert answer.status < 500 or late, (body, await answer.text())
                 statuses[answer.status] = statuses.get(answer.status, 0) + 1
     assert server.alive
     assert min(statuses[200], statuses[400]) > 50

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from tidegate_contract.acknowledgement import Acknowledgement
 from tidegate_contract.table import (
     Arm,
     Assignment,
+    BatchSettings,
     DisagreementCheck,
     Experiment,
     LoadedVersion,
@@ -298,6 +300,34 @@ class Sidecar:
         lines = requests.get(f"{self.admin}/metrics", timeout=5).text.splitlines()
         rows = (line.rpartition(" ") for line in lines if not line.startswith("#"))
         return {name: float(value) for name, _, value in rows}
+
+
+class _GpuPage(BaseHTTPRequestHandler):
+    """Triton's metrics of one GPU: its memory is as full as the server's ``used`` says."""
+
+    def do_GET(self) -> None:
+        used = self.server.used  # type: ignore[attr-defined]
+        self.send_response(200)
+        self.end_headers()
+        for name, value in (("total", 1), ("used", used)):
+            self.wfile.write(f'nv_gpu_memory_{name}_bytes{{gpu_uuid="g"}} {value}\n'.encode())
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def gpu(used: float) -> Iterator[Any]:
+    """A page that says how full a GPU is; its ``used`` may be changed."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _GpuPage) as page:
+        page.used = used  # type: ignore[attr-defined]
+        thread = threading.Thread(target=page.serve_forever)
+        thread.start()
+        try:
+            yield page
+        finally:
+            page.shutdown()
+            thread.join()
 
 
 @contextmanager
@@ -680,6 +710,35 @@ def test_versions_that_nobody_declared_are_told(
     assert sidecar.until_ready(2, 1, 3).undeclared == [2, 4]
 
 
+def test_how_it_batches_is_told(sidecar: Sidecar, tables: Tables, kubeconfig: Path) -> None:
+    def batched(revision: int, strategy: str) -> None:
+        settings = BatchSettings(strategy=strategy, max_wait=0.0)
+        tables.put(msgspec.structs.replace(tables.make(revision, 1), batch=settings))
+
+    batched(1, "learned")
+    sidecar.start(kubeconfig=kubeconfig)
+    sidecar.until_ready(1, 1)
+    for _ in range(30):
+        assert sidecar.infer().ok
+    live = sidecar.until_ready(1, 1).live
+    assert live is not None
+    assert (live.strategy, live.batch_size, live.queue_length, live.dropped) == (
+        "Adaptive",
+        1,
+        0,
+        0,
+    )
+    assert any("learned is not installed" in note for note in live.notes)
+    assert live.p99 is not None
+    assert live.fixed_seconds is not None
+    assert live.seconds_per_row is not None
+    assert live.fixed_seconds + live.seconds_per_row > 0
+    batched(2, "Fixed")
+    live = sidecar.until_ready(2, 1).live
+    assert live is not None
+    assert (live.strategy, live.notes) == ("Fixed", [])
+
+
 def test_who_names_a_version_is_told(sidecar: Sidecar, tables: Tables, kubeconfig: Path) -> None:
     tables.put(tables.make(1, 1, others={2: None}))
     sidecar.start(kubeconfig=kubeconfig)
@@ -856,3 +915,26 @@ def test_a_wrong_setting_ends_it_with_one_message() -> None:
     )
     assert ended.returncode == 2
     assert ended.stderr.endswith("error: --models or TIDEGATE_MODELS must be given\n")
+
+
+def test_short_memory_makes_batches_smaller_and_loads_wait(
+    sidecar: Sidecar, tables: Tables, kubeconfig: Path, server: TritonServer
+) -> None:
+    tables.put(tables.make(1, 1))
+    sidecar.start(kubeconfig=kubeconfig)
+    eventually(lambda: "Triton's metrics name no GPU" in sidecar.log(), "Triton was asked")
+    sidecar.stop()
+    with gpu(0.95) as page:
+        sidecar.start(f"--triton-metrics=127.0.0.1:{page.server_port}", kubeconfig=kubeconfig)
+        sidecar.until_ready(1, 1)
+        said = sidecar.until(lambda said: said.live and said.live.notes, "batches are smaller")
+        assert said.live
+        assert "GPU memory is 95% used" in said.live.notes[0]
+        tables.put(tables.make(2, 1, others={2: None}))
+        said = sidecar.until(lambda said: said.revision == 2, "the table is here")
+        reason = "it waits for memory: GPU memory is 95% used"
+        assert said.versions[2] == acknowledgement.VersionState(state="Loading", error=reason)
+        assert sidecar.infer().status_code == 200
+        assert server.models.started(sidecar.model)[2] == 0
+        page.used = 0.2
+        sidecar.until_ready(2, 1, 2)

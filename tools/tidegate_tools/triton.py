@@ -57,12 +57,13 @@ def launch(
     *,
     http_port: int = HTTP_PORT,
     metrics_port: int = METRICS_PORT,
+    grpc_port: int | None = None,
     verbose: int = 0,
 ) -> Launch:
     """How to start a server on an address, with a model repository and explicit loading.
 
     Every address may have one: the standard ports stay free on the others, and the shared
-    memory of the python backend is named for the address.
+    memory of the python backend is named for the address. ``grpc_port``: None: it speaks no gRPC.
     """
     home = ensure()
     server = _packages(home) / "pytriton" / "tritonserver" / "bin" / "tritonserver"
@@ -77,11 +78,15 @@ def launch(
         f"--http-port={http_port}",
         f"--metrics-address={ip}",
         f"--metrics-port={metrics_port}",
-        "--allow-grpc=false",
+        *_grpc(ip, grpc_port),
         "--exit-timeout-secs=5",
         f"--log-verbose={verbose}",
     )
     return Launch(argv, _environment(home))
+
+
+def _grpc(ip: str, port: int | None) -> tuple[str, ...]:
+    return (f"--grpc-address={ip}", f"--grpc-port={port}") if port else ("--allow-grpc=false",)
 
 
 def sweep(ip: str, *, http_port: int = HTTP_PORT) -> None:

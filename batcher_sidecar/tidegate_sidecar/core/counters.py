@@ -1,6 +1,7 @@
 """What happened, as plain integers that only grow; `shell.metrics` writes them for Prometheus."""
 
 from bisect import bisect_left
+from functools import cache
 from typing import Final, Literal, NamedTuple
 
 from tidegate_contract import names
@@ -12,7 +13,7 @@ from tidegate_contract.table import (
     SlowCheck,
 )
 
-Outcome = Literal["ok", "client_error", "server_error", "rejected", "cancelled"]
+Outcome = Literal["ok", "client_error", "server_error", "rejected", "expired", "cancelled"]
 PairOutcome = Literal["agreed", "disagreed", "failed", "dropped"]
 
 SECONDS: Final = (
@@ -20,16 +21,20 @@ SECONDS: Final = (
     *(0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0),
 )
 BATCH_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-LEVELS: Final = range(1, names.PRIORITY_LEVELS + 1)
 
 Stratum = tuple[str, str]
 """Labels ``priority`` and ``bucket`` of a check's series: where users are assigned, requests are
 told apart by groups of users, else by level. Prometheus takes an empty label for none."""
 
-LEVEL_STRATA: Final[dict[int, Stratum]] = {level: (str(level), "") for level in LEVELS}
 BUCKET_STRATA: Final[tuple[Stratum, ...]] = tuple(("", str(i)) for i in range(names.BUCKETS))
 NOBODY: Final[Stratum] = ("", "")
 """Requests without a key, where users are assigned."""
+
+
+@cache
+def level_stratum(level: int) -> Stratum:
+    """What a check of requests of a level counts under, where no users are assigned."""
+    return str(level), ""
 
 
 class Histogram:
@@ -42,10 +47,24 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+    def observe(self, value: float, times: int = 1) -> None:
+        """Count a value."""
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
+
+    def quantile(self, share: float) -> float | None:
+        """The value that a share of those counted do not exceed, as far as the bounds tell.
+
+        Between two bounds values are taken to lie evenly; beyond the last it is the last. None:
+        nothing is counted.
+        """
+        rank = share * sum(self.counts)
+        below, passed = 0.0, 0
+        for bound, count in zip(self.bounds, self.counts, strict=False):
+            if count and passed + count >= rank:
+                return below + (bound - below) * (rank - passed) / count
+            below, passed = bound, passed + count
+        return below if passed or self.counts[-1] else None
 
 
 class Series(NamedTuple):
@@ -109,6 +128,8 @@ class Counters:
         self.fallbacks: dict[str, int] = {}
         self.batch_sizes: dict[int, Histogram] = {}
         self.mirror: dict[tuple[int, PairOutcome], int] = {}
+        self.retries: dict[tuple[int, str], int] = {}
+        """Batches sent again in parts, by version and outcome."""
         self.triton_restarts = 0
 
     def tally(self, arm: str, version: int, priority: int) -> Tally:
@@ -157,7 +178,7 @@ class Counters:
                 for (_, *of), check in self._followed.items()
                 if of == [arm, version]
                 and not isinstance(check, DisagreementCheck)
-                and level in (_levels(check) or LEVELS)
+                and (not (levels := _levels(check)) or level in levels)
             )
         return found
 
@@ -183,6 +204,18 @@ class Counters:
             bound = check.bounds[arm] if isinstance(check, SlowCheck) else None
             count = self.checks[series] = CheckCount(bound)
         return count
+
+    def waiting(self, arm: str, version: int) -> int:
+        """Requests of an arm that wait for a version, of all levels."""
+        return sum(
+            tally.waiting
+            for (its_arm, its_version, _), tally in self.tallies.items()
+            if its_version == version and its_arm == arm
+        )
+
+    def retried(self, version: int, outcome: str) -> None:
+        """Count a batch that was sent again in parts, or was not, by what came of it."""
+        self.retries[version, outcome] = self.retries.get((version, outcome), 0) + 1
 
     def fell_back(self, arm: str) -> None:
         """Count a request that its own arm could not serve."""
@@ -216,5 +249,5 @@ def _anchor(check: Check, table: RoutingTable) -> Stratum:
     if table.assignment:
         return BUCKET_STRATA[0]
     levels = _levels(check)
-    level = names.DEFAULT_PRIORITY
-    return LEVEL_STRATA[level if not levels or level in levels else levels[0]]
+    level = table.batch.default_level
+    return level_stratum(level if not levels or level in levels else levels[0])

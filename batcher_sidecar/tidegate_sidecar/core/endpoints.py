@@ -22,6 +22,8 @@ class Kind(Enum):
     """Our own readiness: Triton's is false while any version loads, or has failed to."""
     TRITON = "triton"
     """Triton, as the path says."""
+    STREAM = "stream"
+    """Triton, call by call, each with the version that is meant."""
     TRITON_MODEL = "triton-model"
     """Triton, about one version: where the path names none, the one that has the traffic."""
 
@@ -60,6 +62,19 @@ _SUFFIXES: Final = {
     ("GET", "/config"): Kind.TRITON_MODEL,
     ("GET", "/stats"): Kind.TRITON_MODEL,
 }
+RPC_SERVICE: Final = "inference.GRPCInferenceService"
+_RPCS: Final = {
+    "ModelInfer": Kind.INFER,
+    "ModelStreamInfer": Kind.STREAM,
+    "ServerReady": Kind.READY,
+    "ServerLive": Kind.TRITON,
+    "ServerMetadata": Kind.TRITON,
+    "RepositoryIndex": Kind.TRITON,
+    "ModelReady": Kind.TRITON_MODEL,
+    "ModelMetadata": Kind.TRITON_MODEL,
+    "ModelConfig": Kind.TRITON_MODEL,
+    "ModelStatistics": Kind.TRITON_MODEL,
+}
 _MODEL_PATH: Final = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/[^/]+|)")
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
@@ -77,6 +92,28 @@ def understand(method: str, target: str) -> Target:
     kind = _SUFFIXES.get((method, match[3])) if match else None
     if not match or not kind or (kind is Kind.FEEDBACK and match[2] is not None):
         raise Refusal(HTTPStatus.FORBIDDEN, f"{method} {path} is not offered here")
-    if match[2] is not None and not _VERSION.fullmatch(match[2]):
-        raise malformed(f"version {match[2]!r} in the path is not a positive integer")
-    return Target(kind, method, path, match[1], int(match[2]) if match[2] else None, match[3])
+    version = version_number(match[2], "version in the path") if match[2] is not None else None
+    return Target(kind, method, path, match[1], version, match[3])
+
+
+def understand_rpc(service: str, method: str) -> Kind:
+    """Find out what a gRPC method asks for.
+
+    Raises:
+        Refusal: 403 for what is not on the list.
+    """
+    kind = _RPCS.get(method) if service == RPC_SERVICE else None
+    if kind is None:
+        raise Refusal(HTTPStatus.FORBIDDEN, f"{service}/{method} is not offered here")
+    return kind
+
+
+def version_number(text: str, where: str) -> int:
+    """Read the version that a request names.
+
+    Raises:
+        Refusal: it is no positive integer.
+    """
+    if not _VERSION.fullmatch(text):
+        raise malformed(f"{where}: {text!r} is not a positive integer")
+    return int(text)

@@ -4,7 +4,7 @@ Tensors always travel to and from Triton as binary data, whatever the callers sp
 buffers are laid end to end, and an answer is cut from the batch's own buffer without a copy.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate
@@ -35,11 +35,73 @@ class Part(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A member's answer: JSON, then binary data. ``binary`` False: the JSON is all there is."""
+    """A member's answer: JSON, then binary data. ``binary`` False: the JSON is all there is.
+
+    ``data``: the outputs in the order of the JSON, one behind the other; an output may be in
+    several pieces.
+    """
 
     json: bytes
     data: list[memoryview]
     binary: bool
+
+
+class Cut(NamedTuple):
+    """Some rows of an output, in the pieces that they came in."""
+
+    datatype: str
+    shape: tuple[int, ...]
+    pieces: tuple[memoryview, ...]
+
+    @property
+    def data(self) -> memoryview:
+        """The rows in one piece."""
+        return self.pieces[0] if len(self.pieces) == 1 else memoryview(b"".join(self.pieces))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """What the model answered to one request, from which its callers' answers are written.
+
+    ``label``: the JSON members that name model and version. ``parameters``: what the model itself
+    said of the request, as JSON.
+    """
+
+    label: bytes
+    outputs: Mapping[str, Cut]
+    parameters: bytes = b""
+
+    def answer(self, part: Part) -> Answer | Refusal:
+        """Write an answer in the form that was asked for; a refusal says what JSON cannot carry."""
+        described: list[dict[str, Any]] = []
+        blobs: list[memoryview] = []
+        for wanted in part.wanted:
+            cut = self.outputs.get(wanted.name)
+            if cut is None:  # a model may leave an output out, and Triton lets it
+                continue
+            if wanted.binary:
+                form: dict[str, Any] = {
+                    "parameters": {"binary_data_size": sum(map(len, cut.pieces))}
+                }
+                blobs.extend(cut.pieces)
+            else:
+                where = f"output {wanted.name}"
+                try:
+                    form = {"data": tensors.to_json(cut.data, cut.datatype, where)}
+                except Refusal as refusal:
+                    return refusal
+            head = {"name": wanted.name, "datatype": cut.datatype, "shape": cut.shape}
+            described.append(head | form)
+        tail = _tail(described, self.parameters)
+        return Answer(_json(self.label, part.id, tail), blobs, binary=bool(blobs))
+
+    def tensors(self, asked: Sequence[Wanted]) -> dict[str, Tensor]:
+        """Copy what was asked for, whatever the form it was asked for in."""
+        return {
+            one.name: Tensor(cut.datatype, cut.shape, bytes(cut.data), bool(one.classes))
+            for one in asked
+            if (cut := self.outputs.get(one.name))
+        }
 
 
 class Output(NamedTuple):
@@ -196,58 +258,44 @@ class Splitter:
             if recipe:
                 cuts = [(start + row * stride, length) for start, stride, length in recipe.cuts]
                 data = [self.data[start : start + length] for start, length in cuts]
-                answers.append(Answer(self._json(part, recipe.tail), data, binary=True))
+                json = _json(self.label, part.id, recipe.tail)
+                answers.append(Answer(json, data, binary=True))
             else:
-                answers.append(self._look_inside(part, row, whole))
+                names = (one.name for one in part.wanted)
+                answers.append(self.rows(row, part.rows, names).answer(part))
             row += part.rows
         return answers
+
+    def rows(self, row: int, rows: int, names: Iterable[str]) -> Rows:
+        """Cut outputs from a row on, without a copy; without those that the model left out.
+
+        Raises:
+            BadReplyError: as ``split``.
+        """
+        self._check_size()
+        whole = rows == self.total
+        outputs = {}
+        for name in names:
+            output = self.reply.outputs.get(name)
+            if output is None:
+                continue
+            begin, end = self._span(output, row, rows, whole)
+            shape = tuple(_member_shape(output, self.total, rows, whole))
+            outputs[name] = Cut(output.datatype, shape, (self.data[begin:end],))
+        return Rows(self.label, outputs, self.reply.parameters if whole else b"")
 
     def tensors(self, part: Part, row: int) -> dict[str, Tensor]:
         """Copy what the member that begins at a row asked for, whatever the form it asked for.
 
         Raises:
-            BadReplyError: outputs that cannot be cut as the batch was put together.
+            BadReplyError: as ``split``.
         """
-        self._check_size()
-        whole = part.rows == self.total
-        found = {}
-        for wanted, output in _given(self.reply, part.wanted):
-            begin, end = self._span(output, row, part.rows, whole)
-            shape = tuple(_member_shape(output, self.total, part.rows, whole))
-            data = bytes(self.data[begin:end])
-            found[wanted.name] = Tensor(output.datatype, shape, data, bool(wanted.classes))
-        return found
+        names = (one.name for one in part.wanted)
+        return self.rows(row, part.rows, names).tensors(part.wanted)
 
     def _check_size(self) -> None:
         if self.reply.size != len(self.data):
             raise BadReplyError(f"{len(self.data)} bytes of outputs, not {self.reply.size}")
-
-    def _json(self, part: Part, tail: bytes) -> bytes:
-        if part.id:
-            return b'{"id":%b,%b,%b' % (part.id, self.label, tail)
-        return b"{%b,%b" % (self.label, tail)
-
-    def _look_inside(self, part: Part, row: int, whole: bool) -> Answer | Refusal:
-        """Cut where elements differ in length, or the caller wants JSON."""
-        described: list[dict[str, Any]] = []
-        blobs: list[memoryview] = []
-        for wanted, output in _given(self.reply, part.wanted):
-            shape = _member_shape(output, self.total, part.rows, whole)
-            begin, end = self._span(output, row, part.rows, whole)
-            data = self.data[begin:end]
-            form: dict[str, Any] = {"parameters": {"binary_data_size": len(data)}}
-            if wanted.binary:
-                blobs.append(data)
-            else:
-                try:
-                    form = {"data": tensors.to_json(data, output.datatype, f"output {output.name}")}
-                except Refusal as refusal:
-                    return refusal
-            described.append(
-                {"name": output.name, "datatype": output.datatype, "shape": shape} | form
-            )
-        tail = _tail(described, self.reply.parameters if whole else b"")
-        return Answer(self._json(part, tail), blobs, binary=bool(blobs))
 
     def _span(self, output: Output, row: int, rows: int, whole: bool) -> tuple[int, int]:
         if whole:
@@ -296,7 +344,11 @@ def _tail(described: list[dict[str, Any]], parameters: bytes) -> bytes:
     return b'%b,"parameters":%b}' % (outputs, parameters) if parameters else outputs + b"}"
 
 
-def _given(reply: Reply, wanted: tuple[Wanted, ...]) -> Iterator[tuple[Wanted, Output]]:
+def _json(label: bytes, id_: bytes, tail: bytes) -> bytes:
+    return b'{"id":%b,%b,%b' % (id_, label, tail) if id_ else b"{%b,%b" % (label, tail)
+
+
+def _given(reply: Reply, wanted: Sequence[Wanted]) -> Iterator[tuple[Wanted, Output]]:
     """What is wanted and there: a model may leave an output out, and Triton lets it."""
     for one in wanted:
         if output := reply.outputs.get(one.name):

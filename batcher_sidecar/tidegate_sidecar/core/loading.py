@@ -10,6 +10,8 @@ One action at a time, in this order, so that traffic that holds whatever happens
 A version that failed is tried again by itself after 2, 4, 8 .. 120 seconds, and at once when its
 row in the table changes. One that took Triton down with it twice is not tried again until
 its row changes, unless it is in the baseline.
+
+While memory is short, nothing is loaded beside a version that serves: it might take that down.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -62,12 +64,14 @@ class Loading:
         serving: Collection[int],
         present: Collection[int],
         in_use: Callable[[int], bool],
+        memory_short: str | None = None,
         now: float,
     ) -> Load | Unload | None:
         """What to do now; None when nothing is to be done, or not yet.
 
         ``serving``: versions that requests are routed to. ``present``: versions that Triton has
         ready, which may not have been warmed yet. ``in_use``: requests wait for the version.
+        ``memory_short``: why there is no room for one more, if so.
         """
         rows = {row.version: row for row in table.versions}
         self._forget(rows)
@@ -75,7 +79,7 @@ class Loading:
             version
             for version, row in rows.items()
             if version not in serving
-            and (version in present or self._may_load(row))
+            and (version in present or (self._may_load(row) and not (memory_short and serving)))
             and self._retry_at(version) <= now
         ]
         first = [version for version in due if version in _baseline(table)]
@@ -115,8 +119,10 @@ class Loading:
         *,
         serving: Mapping[int, VersionInfo],
         present: Collection[int],
+        memory_short: str | None = None,
     ) -> dict[int, VersionState]:
         """What the pod says of each version that is wanted here or still served."""
+        waits = f"it waits for memory: {memory_short}" if memory_short and serving else None
         states = {
             version: VersionState(
                 state="Ready", inputs=list(info.inputs), outputs=list(info.outputs)
@@ -128,8 +134,10 @@ class Loading:
                 continue
             if failure := self._failures.get(row.version):
                 states[row.version] = VersionState(state="Failed", error=failure.error)
-            elif row.version in present or self._may_load(row):
+            elif row.version in present:
                 states[row.version] = VersionState(state="Loading")
+            elif self._may_load(row):
+                states[row.version] = VersionState(state="Loading", error=waits)
         return states
 
     def _may_load(self, row: LoadedVersion) -> bool:

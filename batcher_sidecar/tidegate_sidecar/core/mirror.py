@@ -151,13 +151,14 @@ class Mirror:
     def _send(self, shadow: Shadow, arm: str, version: int, original: Pending, now: float) -> bool:
         """Let a copy wait for a version; whether it does."""
         served = self._batcher.served.get(version)
-        if not served or not self._shadows.has_room(shadow.size):
+        too_large = served and original.rows > served.interface.max_rows
+        if not served or too_large or not self._shadows.has_room(shadow.held):
             shadow.arm, shadow.version = arm, version
             self._drop([shadow])
             return False
-        tally = self._counters.tally(names.ARM_SHADOW, version, original.priority)
+        tally = self._counters.tally(names.ARM_SHADOW, version, original.level)
         checks = self._counters.concerning(
-            names.ARM_SHADOW, version, original.priority, original.stratum
+            names.ARM_SHADOW, version, original.level, original.stratum
         )
         try:
             plan = Plan.of(original.plan.call, served.interface)

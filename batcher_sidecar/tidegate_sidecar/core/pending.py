@@ -12,42 +12,51 @@ error of the server    bad                  bad
 4xx of the model       concerned            bad above b
 refused over quota     concerned            bad
 its version was gone   not concerned        bad above b, if looked at by then
-cancelled in queue     not concerned        bad if older than b, else not concerned
+thrown out of queue    not concerned        bad if older than b, else not concerned
+expired in queue       not concerned        the same
+cancelled in queue     not concerned        the same
 cancelled when sent    by its batch's end   the same
+expired when sent      bad                  bad
 =====================  ===================  ====================================
 
-What is unanswered and older than b when somebody looks counts as bad at once, and only once.
+What is unanswered and older than b when somebody looks counts as bad at once, and only once. That
+a request expires, or is thrown out, before it was sent is the queue's doing, which all arms share;
+where one version holds the queue up, the requests that it holds itself say so.
 """
 
 from typing import Any
 
+from tidegate_batcher.item import Item
 from tidegate_sidecar.core.counters import NOBODY, CheckCount, Outcome, Stratum, Tally
 from tidegate_sidecar.core.request import Buffer, Decoded, Plan
+from tidegate_sidecar.core.slices import Slices
 from tidegate_sidecar.core.tokens import Subject
 
 
-class Pending:
+class Pending(Item):
     """A request that was let in. ``caller`` is whom to answer: the shell's business.
 
     ``arrived``: when it was read completely, in seconds. ``buffers``: its inputs' bytes, in the
     order of its group. ``evidence``: the split gave it to its arm, and its arm took it.
-    ``stratum``: what its checks count it under. ``subject``: what feedback on its answer will speak
-    of; None: there is to be none.
+    ``cancelled``: its caller waits no more, gone or answered already. ``counted``: its end is
+    counted whatever becomes of its batch. ``stratum``: what its checks count it under.
+    ``slices``: where it is sent in parts, what becomes of them. ``subject``: what feedback on its
+    answer will speak of; None: there is to be none.
     """
 
     __slots__ = (
-        "_counted",
+        "_overdue",
         "arm",
-        "arrived",
         "body",
         "buffers",
         "caller",
         "cancelled",
         "checks",
+        "counted",
         "decoded",
         "evidence",
         "plan",
-        "priority",
+        "slices",
         "start",
         "stratum",
         "subject",
@@ -61,20 +70,21 @@ class Pending:
         decoded: Decoded,
         body: bytes,
         start: int,
-        priority: int,
+        level: int,
         arrived: float,
     ) -> None:
+        super().__init__(level, 0, None, arrived)
         self.caller = caller
         self.decoded = decoded
         self.body = body
         self.start = start
-        self.priority = priority
-        self.arrived = arrived
         self.cancelled = False
-        self._counted = 0
+        self.counted = False
+        self._overdue = 0
         self.evidence = False
         self.stratum: Stratum = NOBODY
         self.subject: Subject | None = None
+        self.slices: Slices | None = None
         self.arm: str
         self.version: int
         self.plan: Plan
@@ -104,6 +114,10 @@ class Pending:
         """
         self.buffers = plan.take(self.decoded, self.body, self.start)
         self.plan = plan
+        self.rows = plan.rows
+        self.group = plan.group
+        self.alone = plan.group.alone
+        self.size = sum(map(len, self.buffers))
 
     def end(self, outcome: Outcome, now: float) -> None:
         """Count the request as it was answered."""
@@ -111,12 +125,12 @@ class Pending:
         self.tally.count(outcome)
         if outcome != "rejected":
             self.tally.duration.observe(seconds)
-        failed = outcome == "server_error"
+        failed = outcome in ("server_error", "expired")
         for i, check in enumerate(self.checks):
             if check.bound is None:
                 check.requests += 1
                 check.bad += failed
-            elif not self._counted >> i & 1:
+            elif not self._overdue >> i & 1:
                 check.requests += 1
                 check.bad += failed or outcome == "rejected" or seconds > check.bound
 
@@ -130,8 +144,21 @@ class Pending:
         self.tally.count("cancelled")
         self.look(now)
 
+    def drop(self, outcome: Outcome, now: float) -> None:
+        """Count a request that ends without any version's doing."""
+        self.counted = True
+        self.tally.count(outcome)
+        self.look(now)
+
+    def expire(self, now: float) -> None:
+        """Count a request that was sent, and whose time is over before it is answered."""
+        self.end("expired", now)
+        self.cancelled = self.counted = True
+
     def end_cancelled(self, *, failed: bool) -> None:
         """Count what became of the batch of a request that was cancelled after it was sent."""
+        if self.counted:
+            return
         for check in self.checks:
             if check.bound is None:
                 check.requests += 1
@@ -141,7 +168,7 @@ class Pending:
         """Count what is overdue already."""
         for i, check in enumerate(self.checks):
             overdue = check.bound is not None and now - self.arrived > check.bound
-            if overdue and not self._counted >> i & 1:
-                self._counted |= 1 << i
+            if overdue and not self._overdue >> i & 1:
+                self._overdue |= 1 << i
                 check.requests += 1
                 check.bad += 1

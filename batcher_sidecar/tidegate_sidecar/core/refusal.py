@@ -1,23 +1,25 @@
 """Why a request gets no inference: the status and the sentence that its client reads."""
 
 from http import HTTPStatus
+from typing import Final
+
+_PASSING: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a failure of ours
     """An answer other than the model's own.
 
-    ``status`` is HTTP's. A client's own mistake is a 4xx that names the field.
+    ``status`` is HTTP's. A client's own mistake is a 4xx that names the field. ``retry_after``:
+    seconds after which the same request may well succeed; None: it will not by waiting.
     """
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
-
-    @property
-    def retry_after(self) -> bool:
-        """Whether the same request may well succeed a second later."""
-        return self.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+        if retry_after is None and status in _PASSING:
+            retry_after = 1.0
+        self.retry_after = retry_after
 
 
 class Unserved(Refusal):
@@ -48,3 +50,8 @@ def unavailable(message: str) -> Unserved:
 def lost(message: str) -> Refusal:
     """A version was asked, and its answer did not come."""
     return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, message)
+
+
+def late(why: str) -> Refusal:
+    """The request's time is over, or will be before it can be answered; in Triton's words."""
+    return Refusal(HTTPStatus.GATEWAY_TIMEOUT, f"Request timeout expired: {why}")

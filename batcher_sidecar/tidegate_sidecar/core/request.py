@@ -18,7 +18,6 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from tidegate_contract import names
 from tidegate_contract.acknowledgement import Tensor
 from tidegate_sidecar.core import tensors
 from tidegate_sidecar.core.refusal import Refusal, malformed, too_large
@@ -27,10 +26,14 @@ from tidegate_sidecar.core.version import VersionInfo
 MAX_JSON_BYTES: Final = 64 * 2**20
 """Triton's own bound on JSON."""
 
+MOST_ROWS: Final = 2**16
+"""Of one request, which goes in slices where the model takes fewer at once."""
+
 _REMEMBERED_BYTES: Final = 4096
 _REMEMBERED: Final = 1024
 _MAX_RANK: Final = 64
 _INT64: Final = range(-(2**63), 2**63)
+_MOST_DIGITS: Final = 20
 
 Buffer = bytes | memoryview
 
@@ -72,7 +75,8 @@ class Decoded:
     """A request as the protocol defines it, not yet held to any version.
 
     ``id``: as JSON, empty where there is none. ``priority``: None where the request names none.
-    ``values``: the inputs' JSON data, in their order.
+    ``values``: the inputs' JSON data, in their order. ``timeout``: microseconds until it is worth
+    nothing unless sent; 0: any time.
     """
 
     id: bytes
@@ -80,6 +84,7 @@ class Decoded:
     call: Call
     values: tuple[msgspec.Raw, ...]
     binary_bytes: int
+    timeout: int = 0
 
 
 class Group(NamedTuple):
@@ -95,6 +100,12 @@ class Group(NamedTuple):
     parameters: bytes
     batched: bool
     alone: bool
+
+    def __str__(self) -> str:
+        """What tells groups apart, for people to read."""
+        inputs = (f"{name} {datatype}{list(shape)}" for name, datatype, shape in self.inputs)
+        parameters = "" if self.parameters == b"{}" else f" {self.parameters.decode()}"
+        return ", ".join(inputs) + parameters
 
 
 class _InputJson(msgspec.Struct):
@@ -175,8 +186,9 @@ def _decode(header: bytes) -> Decoded:
     binary = _flag(custom.pop("binary_data_output", False), "parameters.binary_data_output")
     outputs = tuple(_output(o, f"outputs[{i}]", binary) for i, o in enumerate(request.outputs))
     _check_distinct([one.name for one in outputs], "outputs")
-    priority = _priority(custom.pop("priority", None))
-    _unsigned(custom.pop("timeout", 0), "parameters.timeout")
+    given = custom.pop("priority", None)
+    priority = None if given is None else _unsigned(given, "parameters.priority")
+    timeout = _unsigned(custom.pop("timeout", 0), "parameters.timeout")
     for name in ("sequence_start", "sequence_end"):
         _flag(custom.get(name, False), f"parameters.{name}")
     sequence = custom.get("sequence_id", 0)
@@ -195,6 +207,7 @@ def _decode(header: bytes) -> Decoded:
         call=call,
         values=tuple(one.data for one in request.inputs if one.data),
         binary_bytes=sum(one.size or 0 for one in inputs),
+        timeout=timeout,
     )
 
 
@@ -225,26 +238,18 @@ def _output(one: _OutputJson, where: str, binary: bool) -> Wanted:
     return Wanted(one.name, binary, classes)
 
 
-def _priority(value: Any) -> int | None:
-    """1 is the highest; 0 and what lies beyond the last level mean the default level."""
-    if value is None:
-        return None
-    level = _unsigned(value, "parameters.priority")
-    return level if 1 <= level <= names.PRIORITY_LEVELS else names.DEFAULT_PRIORITY
-
-
-def priority_from_header(headers: Mapping[str, str]) -> int:
-    """The level that the priority header asks for, the default where there is none.
+def unsigned_header(headers: Mapping[str, str], name: str) -> int | None:
+    """The number that a header gives, None where there is none.
 
     Raises:
         Refusal: not an unsigned integer.
     """
-    value = headers.get(names.HEADER_PRIORITY)
+    value = headers.get(name)
     if value is None:
-        return names.DEFAULT_PRIORITY
+        return None
     if not (value.isascii() and value.isdigit()):
-        raise malformed(f"header {names.HEADER_PRIORITY}: {value!r} is no unsigned integer")
-    return _priority(int(value[:20])) or names.DEFAULT_PRIORITY
+        raise malformed(f"header {name}: {value!r} is no unsigned integer")
+    return int(value[:_MOST_DIGITS])
 
 
 def _parameter(value: Any, where: str) -> str | bool | int | float:
@@ -296,7 +301,7 @@ class Plan:
 
         Raises:
             Refusal: unknown or missing inputs, unknown outputs, other types, shapes that do not
-                fit, more rows than the version takes.
+                fit, more rows than a request may have.
         """
         if len(call.parameters) > _REMEMBERED_BYTES:
             return _plan(call, version)
@@ -343,12 +348,18 @@ class Plan:
 
 
 class Interface:
-    """What a version takes and gives, indexed by name; compared by identity."""
+    """What a version takes and gives, indexed by name; compared by identity.
+
+    ``max_rows``: of a batch. ``most_rows``: of a request. ``one_by_one``: requests share no batch.
+    ``repeatable``: equal requests have equal answers.
+    """
 
     def __init__(self, info: VersionInfo) -> None:
         self.batched = info.max_batch_size > 0
         self.max_rows = max(info.max_batch_size, 1)
         self.one_by_one = not (self.batched and info.batchable)
+        self.most_rows = self.max_rows if self.one_by_one else max(self.max_rows, MOST_ROWS)
+        self.repeatable = info.deterministic and not info.stateful
         self.inputs = {tensor.name: tensor for tensor in info.inputs}
         self.outputs = {tensor.name: tensor for tensor in info.outputs}
 
@@ -356,7 +367,8 @@ class Interface:
 def _plan(call: Call, version: Interface) -> Plan:
     if call.raw:
         call = _describe_raw(call, version)
-    rows = {_rows(one, f"inputs[{i}]", version) for i, one in enumerate(call.inputs)}
+    most = version.max_rows if call.alone else version.most_rows
+    rows = {_rows(one, f"inputs[{i}]", version, most) for i, one in enumerate(call.inputs)}
     if len(rows) > 1:
         raise malformed("inputs: their first dimensions, the batch, must be equal")
     given = {one.name for one in call.inputs}
@@ -383,7 +395,7 @@ def _plan(call: Call, version: Interface) -> Plan:
 _remembered_plan = lru_cache(maxsize=_REMEMBERED)(_plan)
 
 
-def _rows(one: Input, where: str, version: Interface) -> int:
+def _rows(one: Input, where: str, version: Interface, most: int) -> int:
     """Rows of an input that fits the version's metadata."""
     tensor = version.inputs.get(one.name)
     if tensor is None:
@@ -397,9 +409,9 @@ def _rows(one: Input, where: str, version: Interface) -> int:
         raise malformed(f"{where}.shape: {list(one.shape)}, the model takes {expected}")
     if not version.batched:
         return 1
-    if not 1 <= one.shape[0] <= version.max_rows:
+    if not 1 <= one.shape[0] <= most:
         raise malformed(
-            f"{where}.shape: inference request batch-size must be <= {version.max_rows} "
+            f"{where}.shape: inference request batch-size must be <= {most} "
             f"and not 0, got {one.shape[0]}"
         )
     return one.shape[0]

@@ -3,45 +3,43 @@
 Every request goes the same way: decode, route, admit, wait, batch, answer; and counts once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
-from itertools import accumulate
-from typing import Any
+from math import inf
+from typing import Any, Protocol
 
-import msgspec
-
+from tidegate_batcher.adaptive import LEARNT
+from tidegate_batcher.device import Device
+from tidegate_batcher.scheduler import LONGEST_RETRY, Explanation, Full, Late
 from tidegate_contract import names
-from tidegate_contract.table import RoutingTable
+from tidegate_contract.acknowledgement import BatchLive
+from tidegate_contract.table import BatchSettings, RoutingTable
 from tidegate_sidecar.core.admission import Quotas, quotas
 from tidegate_sidecar.core.batcher import Batch, Batcher, Served
 from tidegate_sidecar.core.compare import Tensors
 from tidegate_sidecar.core.counters import (
     BUCKET_STRATA,
-    LEVEL_STRATA,
-    LEVELS,
     Counters,
     Outcome,
+    level_stratum,
 )
-from tidegate_sidecar.core.exchange import (
-    Answer,
-    BadReplyError,
-    Part,
-    Splitter,
-    read_reply,
-    request_json,
-)
+from tidegate_sidecar.core.dedup import Carrier, Deduplicator, Key, key, late_ones
+from tidegate_sidecar.core.delivery import Delivery, Result, error, part
+from tidegate_sidecar.core.exchange import Answer, Rows
 from tidegate_sidecar.core.feedback import Feedback, covariate
 from tidegate_sidecar.core.mirror import Found, Mirror
 from tidegate_sidecar.core.pending import Pending
-from tidegate_sidecar.core.refusal import Refusal, Unserved, lost, malformed, unavailable
-from tidegate_sidecar.core.request import Buffer, Decoder, Plan, priority_from_header
+from tidegate_sidecar.core.profile import Profile
+from tidegate_sidecar.core.refusal import Refusal, Unserved, late, malformed, unavailable
+from tidegate_sidecar.core.request import Buffer, Decoded, Decoder, Plan, unsigned_header
+from tidegate_sidecar.core.retry import Retries
 from tidegate_sidecar.core.routing import Router, default_arm
 from tidegate_sidecar.core.shadows import Shadow
+from tidegate_sidecar.core.strategies import BUILT_IN, Chosen, Strategies
 from tidegate_sidecar.core.tokens import ARMS, Subject
 from tidegate_sidecar.core.users import Users
 from tidegate_sidecar.core.version import VersionInfo
 
-Result = Answer | Refusal
 Pair = tuple[Shadow, Tensors | Refusal]
 """A copy, with stable's answer, and what was answered to it."""
 
@@ -49,10 +47,21 @@ Pair = tuple[Shadow, Tensors | Refusal]
 class ModelRuntime:
     """Decides for every request of one model. Times are seconds of any one steady clock.
 
-    ``issuer``: see ``Feedback``. ``direct_at``: by version, when a request last named it itself.
+    ``issuer``: see ``Feedback``. ``device``: what the models of the pod share; None: this one is
+    alone. ``cores``: see ``capacity``. ``direct_at``: by version, when a request last named it
+    itself.
     """
 
-    def __init__(self, model: str, pod_uid: str, issuer: int = 0) -> None:
+    def __init__(
+        self,
+        model: str,
+        pod_uid: str,
+        issuer: int = 0,
+        *,
+        device: Device | None = None,
+        cores: int | None = None,
+        strategies: Strategies = BUILT_IN,
+    ) -> None:
         self.model = model
         self.table: RoutingTable | None = None
         self.counters = Counters()
@@ -60,11 +69,22 @@ class ModelRuntime:
         self.feedback = Feedback(issuer)
         self.direct_at: dict[int, float] = {}
         self._router = Router(model, pod_uid)
-        self._batcher = Batcher()
+        self._settings = BatchSettings()
+        self._installed = strategies
+        self._strategy = Chosen(self._settings.strategy, strategies)
+        self._batcher = Batcher(device, cores=cores)
+        self._pressed: str | None = None
+        self.profile = Profile(self.counters)
         self.mirror = Mirror(f"{model}/{pod_uid}", self._batcher, self.counters)
         self._decoder = Decoder()
         self._quotas = Quotas({}, {})
+        self.deduplicator = Deduplicator()
+        self._delivery = Delivery(model, self.deduplicator)
+        self._retries = Retries()
+        self._due: list[tuple[Pending, Result]] = []
+        self._entered_again = False
         self._displaced: list[Pending] = []
+        self._thrown_out: list[Pending] = []
 
     def apply(self, table: RoutingTable) -> None:
         """Follow a table from the next request on; the spread stays where it is."""
@@ -74,7 +94,7 @@ class ModelRuntime:
         self.counters.follow(table)
         self.users.follow(table.assignment)
         self.feedback.follow(table)
-        self._batcher.configure(table.batch, self._quotas.device)
+        self._configure(table.batch)
         self.mirror.follow(table)
 
     def version_ready(self, info: VersionInfo) -> None:
@@ -87,7 +107,11 @@ class ModelRuntime:
     def version_gone(self, version: int) -> None:
         """Send nothing more to a version; what waited for it is for ``replan``."""
         if version in self._batcher.served:
-            self._displaced += self._batcher.stop(version)
+            displaced = self._callers(self._batcher.stop(version))
+            for pending in displaced:
+                pending.slices = None
+            self._displaced += displaced
+            self.deduplicator.forget(version)
             self.mirror.version_gone(version)
 
     @property
@@ -110,6 +134,24 @@ class ModelRuntime:
             raise unavailable(f"model {self.model} has no routing table yet")
         return default_arm(self.table).version
 
+    def choose(self, version: int | None, headers: Mapping[str, str], now: float) -> int:
+        """The version for a call that passes by the queue, and is no evidence for anybody.
+
+        Its arm's, or the default one's where that is not ready here. ``version``, ``headers``: as
+        in ``submit``. It counts as ``direct``: for a while the version is not unloaded.
+
+        Raises:
+            Refusal: nothing ready can serve it.
+        """
+        if version is None:
+            default = self.default_version
+            header = self._router.header
+            arm, _, _ = self._router.route(headers.get(header) if header else None)
+            version = arm.version if arm.version in self._batcher.served else default
+        self._named(version)
+        self.direct_at[version] = now
+        return version
+
     def submit(
         self,
         caller: Any,
@@ -127,26 +169,66 @@ class ModelRuntime:
         Raises:
             Refusal: it gets no inference, and is counted already.
         """
-        pending: Pending | None = None
+        level = self._settings.default_level
         try:
             decoded, start = self._decoder.decode(body, json_length)
-            priority = decoded.priority or priority_from_header(headers)
-            pending = Pending(caller, decoded, body, start, priority, now)
+            level = self._level(decoded, headers)
+            pending = Pending(caller, decoded, body, start, level, now)
+            if decoded.timeout:
+                pending.send_by = now + decoded.timeout / 1e6
+            pending.answer_by = now + self._answer_within(headers)
             self._route(pending, version, headers)
         except Refusal as refusal:
-            priority = pending.priority if pending else names.DEFAULT_PRIORITY
-            outcome: Outcome = "rejected" if refusal.retry_after else "client_error"
-            self.counters.tally(names.ARM_NONE, 0, priority).count(outcome)
+            outcome: Outcome = "client_error" if refusal.retry_after is None else "rejected"
+            self.counters.tally(names.ARM_NONE, 0, level).count(outcome)
             raise
-        self._admit(pending, now)
-        self._batcher.offer(pending)
+        self._enter(pending, now, self._admit)
         return pending
 
     def cancel(self, pending: Pending, now: float) -> None:
         """Forget the caller of a request; where it still waits, the request too."""
+        if pending.counted:
+            pending.cancelled = True
+            return
         pending.cancel(now)
-        if not self._batcher.cancel(pending) and pending in self._displaced:
+        if carrier := self.deduplicator.leave(pending):
+            self._batcher.cancel(carrier)
+            carrier.slices = None
+        elif not self._batcher.cancel(pending) and pending in self._displaced:
             self._displaced.remove(pending)
+
+    def given_up(self, now: float) -> list[tuple[Pending, Refusal]]:
+        """Give up what is too late, and what was thrown out for others; to ask after each poll.
+
+        Returns them with the answers that they get; they are counted.
+        """
+        given_up: list[tuple[Pending, Refusal]] = []
+        for pending in self._batcher.expired(now):
+            if isinstance(pending, Carrier):
+                given_up += self._release(pending, now)
+                continue
+            given_up.append((pending, self._expire(pending, now)))
+        for pending in (*self._batcher.overdue(now), *self.deduplicator.overdue(now)):
+            if pending.cancelled:  # it has two slices in flight
+                continue
+            self._batcher.cancel(pending)
+            given_up.append((pending, self._expire(pending, now, sent=True)))
+        if self._thrown_out:
+            refusal = Refusal(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "Exceeds maximum queue size: thrown out for a request of a higher priority",
+                self._retry_after(now),
+            )
+            given_up += ((one, refusal) for one in self._thrown_out if not one.cancelled)
+            self._thrown_out = []
+        return given_up
+
+    def handed_out(self) -> list[tuple[Pending, Result]]:
+        """Who is answered without having been in a batch, and is counted; to ask after ``poll``
+        and ``finish``.
+        """
+        due, self._due = self._due, []
+        return [(pending, result) for pending, result in due if not pending.cancelled]
 
     def replan(self, now: float) -> list[tuple[Pending, Refusal]]:
         """Find a version for what waited for one that has gone, or was loaded anew.
@@ -158,12 +240,13 @@ class ModelRuntime:
         for pending in displaced:
             try:
                 self._reassign(pending)
-                self._batcher.offer(pending)
-            except Unserved as refusal:
-                pending.end_unserved()
-                refused.append((pending, refusal))
+                self._enter(pending, now, self._offer)
             except Refusal as refusal:
-                pending.end(_outcome(refusal), now)
+                if isinstance(refusal, Unserved):
+                    pending.end_unserved()
+                elif not isinstance(refusal, _OfTheQueue):
+                    pending.end(_outcome(refusal), now)
+                pending.cancelled = pending.counted = True  # a slice of it may be in flight
                 refused.append((pending, refusal))
         return refused
 
@@ -172,11 +255,63 @@ class ModelRuntime:
         """Requests that wait, without shadows."""
         return self._batcher.waiting
 
+    def live(self, now: float) -> BatchLive | None:
+        """How it batches just now, for people; None before the first table."""
+        if self.table is None:
+            return None
+        outcomes = [tally.outcomes for tally in self.counters.tallies.values()]
+        explained = self._batcher.scheduler.explain(now)
+        learned = max(explained, key=lambda one: one.batches, default=None)
+        return BatchLive(
+            strategy=self._strategy.name,
+            batch_size=self.profile.batch_size(),
+            fixed_seconds=learned.fixed if learned and learned.batches else None,
+            seconds_per_row=learned.per_row if learned and learned.batches else None,
+            queue_length=self.waiting,
+            dropped=sum(one.get("rejected", 0) + one.get("expired", 0) for one in outcomes),
+            p99=self.profile.p99(),
+            notes=[
+                note for note in (self._strategy.note, self._missed(learned), self._pressed) if note
+            ],
+        )
+
+    def _missed(self, learned: Explanation | None) -> str | None:
+        """What of the policy cannot be met by what was learned."""
+        target = self._settings.target_latency
+        if target is None or learned is None or learned.batches < LEARNT:
+            return None
+        least = learned.fixed + learned.per_row
+        if least <= target:
+            return None
+        return (
+            f"targetLatency {1e3 * target:g} ms cannot be met: "
+            f"a batch of one row takes {1e3 * least:.3g} ms"
+        )
+
+    def describe(self, now: float) -> dict[str, Any]:
+        """Where the requests' time goes, and why batches are as they are: for ``/profile``."""
+        return {
+            "strategy": self._strategy.name,
+            "waiting": self.waiting,
+            "memory": self._pressed,
+            "requests": self.profile.describe(),
+            "batches": [
+                one._asdict() | {"group": str(one.group)}
+                for one in self._batcher.scheduler.explain(now)
+            ],
+        }
+
+    def press(self, share: float, note: str | None) -> None:
+        """Send batches of such a share of the usual size; ``note``: why they are smaller."""
+        self._pressed = note
+        self._batcher.scheduler.press(share)
+
     def poll(self, now: float, *, quiet: bool = True) -> list[Batch]:
         """Take out the batches that are to be sent now.
 
         ``quiet``: no request of another model waits for this device.
         """
+        self._entered_again = False
         batches = self._batcher.poll(now, quiet=quiet)
         for batch in batches:
             self.counters.batch(batch.version, batch.rows)
@@ -184,51 +319,108 @@ class ModelRuntime:
 
     def next_wake(self) -> float | None:
         """When the next ``poll`` is due though nothing happens until then."""
-        return self._batcher.next_wake()
+        if self._entered_again:
+            return 0.0
+        wake = self._batcher.next_wake()
+        due = self.deduplicator.due
+        return due if due < (inf if wake is None else wake) else wake
 
     def encode(self, batch: Batch) -> tuple[bytes, list[Buffer]]:
         """Write a batch for Triton: JSON, and the tensors that follow it."""
-        members = batch.members
-        group = members[0].plan.group
-        inputs = range(len(group.inputs))
-        buffers = [pending.buffers[i] for i in inputs for pending in members]
-        sizes = tuple(sum(len(one.buffers[i]) for one in members) for i in inputs)
-        wanted = {pending.plan.call.outputs for pending in members}
-        outputs = sorted({one.name for many in wanted for one in many})
-        return request_json(group, batch.rows, tuple(outputs), sizes), buffers
+        return self._delivery.encode(batch)
 
     def complete(
         self, batch: Batch, status: int, json_length: int | None, body: bytes
-    ) -> list[Result]:
-        """Read Triton's answer to a batch: one result for each member, in their order."""
-        if status != HTTPStatus.OK:
-            return [_error(status, body)] * len(batch.members)
-        try:
-            splitter = self._splitter(batch, json_length, body)
-            return splitter.split([_part(one) for one in batch.members])
-        except BadReplyError as error:
-            refusal = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
-            return [refusal] * len(batch.members)
+    ) -> list[Result | None]:
+        """Read Triton's answer to a batch: one result for each member, in their order.
 
-    def finish(self, batch: Batch, results: Sequence[Result], now: float) -> None:
-        """Count a batch whose members have been answered, and free its slot."""
+        None where a member's other slices are still to come, or it is sent again.
+        """
+        if status == HTTPStatus.OK:
+            self._batcher.measure(batch, len(body) - (json_length or len(body)))
+        if not self._retries.divisible(batch, status):
+            return self._delivery.complete(batch, status, json_length, body)
+        halves = self._retries.split(batch, status, batch.answered_at)
+        again = {pending for half in halves or () for pending in half.members}
+        if not again:
+            self.counters.retried(batch.version, "denied")
+        refusal = error(status, body)
+        return [None if pending in again else refusal for pending in batch.members]
+
+    def fail(self, batch: Batch, refusal: Refusal) -> list[Result | None]:
+        """What the members of a batch get that was lost, as by ``complete``."""
+        return self._delivery.fail(batch, refusal)
+
+    def finish(self, batch: Batch, results: Sequence[Result | None], now: float) -> Batch | None:
+        """Count a batch whose members have been answered, and free its slot.
+
+        Returns what is to be sent in that slot before it is free.
+        """
+        answered_at = batch.answered_at or now
+        ok = any(
+            batch.sliced if result is None else not isinstance(result, Refusal)
+            for result in results
+        )
+        again = self._retries.concerns(batch)
+        root, after = self._retries.ended(batch, answered_at)
+        if again and batch is not root:
+            self.counters.retried(batch.version, "answered" if ok else "failed")
         for pending, result in zip(batch.members, results, strict=True):
-            outcome = _outcome(result)
-            if isinstance(result, Unserved):
-                if not pending.cancelled:
-                    pending.end_unserved()
-            elif pending.cancelled:
-                pending.end_cancelled(failed=outcome == "server_error")
+            if result is None:
+                continue
+            if pending.waits:
+                self._batcher.cancel(pending)  # without one slice the others are worth nothing
+            if isinstance(pending, Carrier):
+                self._hand_out(pending, result, now)
             else:
-                pending.end(outcome, now)
-        self._batcher.finished(batch, now)
+                self._end(pending, result, now)
+                if after or batch.sliced:  # while a batch of it flies on
+                    pending.cancelled = pending.counted = True
+        if after is None:
+            self._batcher.finished(root, answered_at, ok=ok and root is batch)
+        if ok and batch.written_at:
+            self.profile.answered(
+                batch.version,
+                batch.members,
+                formation=batch.written_at - batch.sent_at,
+                processing=answered_at - batch.written_at,
+                distribution=now - answered_at,
+                now=now,
+            )
+        return after
+
+    def _end(self, pending: Pending, result: Result, now: float) -> None:
+        """Count a request that was sent, by what was answered."""
+        outcome = _outcome(result)
+        if isinstance(result, Unserved):
+            if not pending.cancelled:
+                pending.end_unserved()
+        elif pending.cancelled:
+            pending.end_cancelled(failed=outcome == "server_error")
+        else:
+            pending.end(outcome, now)
+
+    def _hand_out(self, carrier: Carrier, result: Result, now: float) -> None:
+        """Answer all those for whom a carrier stood."""
+        rows = carrier.answered
+        waiters = (
+            self.deduplicator.answered(carrier, rows, now)
+            if rows
+            else self.deduplicator.part(carrier)
+        )
+        for pending in waiters:
+            own = rows.answer(part(pending)) if rows else result
+            self._end(pending, own, now)
+            if not pending.cancelled:
+                self._due.append((pending, own))
+                pending.counted = True
 
     def reflect(
         self,
         batch: Batch,
         json_length: int | None,
         body: bytes,
-        results: Sequence[Result],
+        results: Sequence[Result | None],
         now: float,
     ) -> None:
         """Copy what was answered well to another version, as far as the table asks for that.
@@ -236,30 +428,28 @@ class ModelRuntime:
         After the answers are out: nobody waits for it. The arguments are those of ``complete`` and
         what that returned.
         """
+        if batch.sliced:
+            return
         row = 0
         for pending, result in zip(batch.members, results, strict=True):
-            if isinstance(result, Answer) and self.mirror.chooses(pending):
-                splitter = self._splitter(batch, json_length, body)
-                answered = splitter.tensors(_part(pending), row)
+            if isinstance(pending, Carrier):
+                if rows := pending.answered:
+                    for one in filter(self.mirror.chooses, pending.waiters):
+                        answered = rows.tensors(one.plan.call.outputs)
+                        self.mirror.copy(one, answered, batch, now)
+            elif isinstance(result, Answer) and self.mirror.chooses(pending):
+                splitter = self._delivery.splitter(batch, json_length, body)
+                answered = splitter.tensors(part(pending), row)
                 self.mirror.copy(pending, answered, batch, now)
-            row += pending.plan.rows
+            row += pending.rows
 
     def complete_shadows(
         self, batch: Batch, status: int, json_length: int | None, body: bytes
     ) -> list[Tensors | Refusal]:
         """Read Triton's answer to a batch of copies: one result for each, in their order."""
         if status != HTTPStatus.OK:
-            return [_error(status, body)] * len(batch.members)
-        rows = (one.plan.rows for one in batch.members)
-        try:
-            splitter = self._splitter(batch, json_length, body)
-            return [
-                splitter.tensors(_part(one), row)
-                for one, row in zip(batch.members, accumulate(rows, initial=0), strict=False)
-            ]
-        except BadReplyError as error:
-            refusal = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
-            return [refusal] * len(batch.members)
+            return [error(status, body)] * len(batch.members)
+        return self._delivery.tensors(batch, json_length, body)
 
     def finish_shadows(
         self, batch: Batch, results: Sequence[Tensors | Refusal], now: float
@@ -278,17 +468,42 @@ class ModelRuntime:
         """Count what is overdue though unanswered: before every scrape."""
         for pending in self._batcher.unanswered():
             pending.look(now)
+        for pending in self.deduplicator.waiting:
+            if not pending.cancelled:
+                pending.look(now)
         self.mirror.look(now)
 
-    def _splitter(self, batch: Batch, json_length: int | None, body: bytes) -> Splitter:
-        """Read the JSON of an answer.
+    def _configure(self, settings: BatchSettings) -> None:
+        """Take over a policy, from the next batch on."""
+        if settings.strategy != self._settings.strategy:
+            self._strategy = Chosen(settings.strategy, self._installed)
+        self._settings = settings
+        self._batcher.configure(settings, self._strategy, self._quotas.device)
+        self.deduplicator.configure(settings.deduplication)
+
+    def _level(self, decoded: Decoded, headers: Mapping[str, str]) -> int:
+        """The level that a request asks for, the policy's default for 0 and beyond the last.
 
         Raises:
-            BadReplyError: it is not understood.
+            Refusal: the header is no unsigned integer.
         """
-        cut = len(body) if json_length is None else json_length
-        label = b'"model_name":"%b","model_version":"%d"' % (self.model.encode(), batch.version)
-        return Splitter(label, read_reply(body[:cut]), memoryview(body)[cut:], batch.rows)
+        level = decoded.priority
+        if level is None:
+            level = unsigned_header(headers, names.HEADER_PRIORITY)
+        if not level or level > len(self._settings.levels):
+            return self._settings.default_level
+        return level
+
+    def _answer_within(self, headers: Mapping[str, str]) -> float:
+        """Seconds until a request is worth nothing unless answered.
+
+        Raises:
+            Refusal: the header is no unsigned integer.
+        """
+        milliseconds = unsigned_header(headers, names.HEADER_DEADLINE)
+        if milliseconds is not None:
+            return milliseconds / 1e3
+        return inf if self._settings.deadline is None else self._settings.deadline
 
     def _route(self, pending: Pending, version: int | None, headers: Mapping[str, str]) -> None:
         """Give a request to its arm, or to the default one where that is not ready here.
@@ -317,7 +532,7 @@ class ModelRuntime:
                 pending.stratum = BUCKET_STRATA[bucket]
                 self.users.see(arm.name, mark)
             elif not header:
-                pending.stratum = LEVEL_STRATA[pending.priority]
+                pending.stratum = level_stratum(pending.level)
             self._concern(pending, bucket, headers)
 
     def _concern(self, pending: Pending, bucket: int | None, headers: Mapping[str, str]) -> None:
@@ -326,7 +541,7 @@ class ModelRuntime:
         checks = pending.tally.checks.get(pending.stratum)
         if checks is None:
             checks = self.counters.concerning(
-                pending.arm, pending.version, pending.priority, pending.stratum
+                pending.arm, pending.version, pending.level, pending.stratum
             )
         pending.checks = checks
         experiment = self.feedback.experiment
@@ -358,6 +573,8 @@ class ModelRuntime:
         Raises:
             Refusal: as in ``_route``.
         """
+        if pending.sent:  # some of its rows
+            raise unavailable(f"version {pending.version} of model {self.model} has gone")
         if served := self._batcher.served.get(pending.version):
             plan = Plan.of(pending.decoded.call, served.interface)
             pending.move(plan)
@@ -368,44 +585,136 @@ class ModelRuntime:
 
     def _assign(self, pending: Pending, arm: str, served: Served) -> None:
         plan = Plan.of(pending.decoded.call, served.interface)
-        tally = self.counters.tally(arm, served.info.version, pending.priority)
+        tally = self.counters.tally(arm, served.info.version, pending.level)
         pending.assign(arm, served.info.version, plan, tally)
 
-    def _admit(self, pending: Pending, now: float) -> None:
-        """Hold a request to the bounds of the queue.
+    def _enter(self, pending: Pending, now: float, admit: "_Admit") -> None:
+        """Let a request wait, where it need not be sent without being admitted.
 
         Raises:
-            Refusal: 429. Over its own quota an arm answers for it, else the queue's bound does.
+            Refusal: as ``admit``, which is ``_admit`` or ``_offer``.
         """
-        assert self.table
+        its_key = self._key(pending, now) if self.deduplicator.on else None
+        if its_key is None:
+            admit(pending, now)
+        elif rows := self.deduplicator.find(its_key, pending, now):
+            self._answer_again(pending, rows, now)
+        elif carrier := self.deduplicator.join(its_key, pending):
+            self._batcher.urge(carrier, pending)
+        else:
+            carrier = self.deduplicator.carry(its_key, pending)
+            try:
+                admit(pending, now, carrier)
+            except Refusal:
+                self.deduplicator.part(carrier)
+                raise
+
+    def _key(self, pending: Pending, now: float) -> Key | None:
+        """What a request shares with equal ones; None: it goes by itself."""
+        if pending.decoded.call.alone or pending.answer_by <= now:
+            return None
+        if not self._batcher.served[pending.version].interface.repeatable:
+            return None
+        return key(pending.version, pending.plan.group, pending.rows, pending.buffers)
+
+    def _answer_again(self, pending: Pending, rows: Rows, now: float) -> None:
+        """Answer a request by what was answered before: that says nothing of its version now."""
+        pending.evidence = False
+        pending.checks = ()
+        result = rows.answer(part(pending))
+        self._end(pending, result, now)
+        pending.counted = True
+        self._due.append((pending, result))
+
+    def _expire(self, pending: Pending, now: float, *, sent: bool = False) -> Refusal:
+        """Count a request whose time is over; ``sent``: Triton has it, or some rows of it."""
+        if sent or pending.sent:
+            pending.slices = None
+            pending.expire(now)
+            return late("the model has not answered in time")
+        pending.drop("expired", now)
+        pending.cancelled = True
+        return late("not sent to the model in time")
+
+    def _release(self, carrier: Carrier, now: float) -> list[tuple[Pending, Refusal]]:
+        """Give up those of a carrier's callers who are too late; the others wait on."""
+        waiters = self._callers([carrier])
+        too_late = late_ones(waiters, carrier, now)
+        given_up: list[tuple[Pending, Refusal]] = []
+        for pending in waiters:
+            if pending in too_late:
+                given_up.append((pending, self._expire(pending, now, sent=carrier.flying)))
+                continue
+            try:
+                self._enter(pending, now, self._offer)
+                self._entered_again = True
+            except _OfTheQueue as refusal:
+                given_up.append((pending, refusal))
+        return given_up
+
+    def _callers(self, items: Iterable[Pending]) -> list[Pending]:
+        """The requests, and in the place of a carrier those for whom it stood and who are there."""
+        callers: list[Pending] = []
+        for one in items:
+            if isinstance(one, Carrier):
+                one.slices = None
+                waiters = self.deduplicator.part(one)
+                callers += (caller for caller in waiters if not caller.cancelled)
+            else:
+                callers.append(one)
+        return callers
+
+    def _admit(self, pending: Pending, now: float, item: Pending | None = None) -> None:
+        """Let a request wait, within its arm's part of the queue. ``item``: see ``_offer``.
+
+        Raises:
+            Refusal: 429 over its own quota: its arm answers for it; else as in ``_offer``.
+        """
         quota = self._quotas.queue.get(pending.version)
-        if quota is not None and self._waiting(pending.arm, pending.version) >= quota:
+        if quota is not None and self.counters.waiting(pending.arm, pending.version) >= quota:
             pending.end("rejected", now)
             raise Refusal(
-                HTTPStatus.TOO_MANY_REQUESTS, f"arm {pending.arm} has {quota:g} requests waiting"
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"arm {pending.arm} has {quota:g} requests waiting",
+                self._retry_after(now),
             )
-        if self._batcher.waiting >= self.table.batch.queue_max_size:
-            pending.tally.count("rejected")
-            raise Refusal(HTTPStatus.TOO_MANY_REQUESTS, "Exceeds maximum queue size")
+        self._offer(pending, now, item)
 
-    def _waiting(self, arm: str, version: int) -> int:
-        return sum(self.counters.tally(arm, version, level).waiting for level in LEVELS)
+    def _offer(self, pending: Pending, now: float, item: Pending | None = None) -> None:
+        """Let a request wait. ``item``: what waits in its place.
+
+        Raises:
+            _OfTheQueue: 429 where it is full, 504 where it takes too long; counted.
+        """
+        try:
+            thrown_out = self._batcher.offer(item or pending, now)
+        except Full as full:
+            pending.drop("rejected", now)
+            status = HTTPStatus.TOO_MANY_REQUESTS
+            raise _OfTheQueue(status, full.message, full.retry_after) from full
+        except Late as too_late:
+            pending.drop("expired", now)
+            over = min(pending.send_by, pending.answer_by) <= now
+            refusal = late("it was over on arrival" if over else too_late.message)
+            raise _OfTheQueue(refusal.status, refusal.message) from too_late
+        if thrown_out:
+            callers = self._callers(thrown_out)
+            for one in callers:
+                one.drop("rejected", now)
+            self._thrown_out += callers
+
+    def _retry_after(self, now: float) -> float:
+        """Seconds in which what waits now will have gone, as fast as it goes."""
+        rate = self._batcher.scheduler.drain_rate(now)
+        return min(self.waiting / rate, LONGEST_RETRY) if rate else 1.0
 
 
-def _error(status: int, body: bytes) -> Refusal:
-    """Triton's error as its callers get it."""
-    try:
-        message = msgspec.json.decode(body, type=dict[str, str])["error"]
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError):
-        message = f"the model server answered {status}"
-    if status == HTTPStatus.NOT_FOUND:
-        # It was ready when it was asked, so this is not the caller's mistake.
-        return lost(message)
-    return Refusal(status, message)
+class _Admit(Protocol):
+    def __call__(self, pending: Pending, now: float, item: Pending | None = None) -> None: ...
 
 
-def _part(pending: Pending) -> Part:
-    return Part(pending.plan.rows, pending.plan.call.outputs, pending.decoded.id)
+class _OfTheQueue(Refusal):
+    """A refusal that the queue answers for, and that is counted already."""
 
 
 def _outcome(result: Result | Tensors) -> Outcome:

@@ -33,27 +33,27 @@ class Shadow(Pending):
     """A copy of a request that stable answered; nobody waits for its own answer.
 
     ``arm``: ``shadow``, or ``stable`` where stable itself is asked again: what its pair is counted
-    as. ``answered``: what stable answered. ``size``: bytes held. ``rows``, ``seconds``: of the
-    batch in which the original was answered. ``judged``: its pair is counted.
+    as. ``answered``: what stable answered. ``held``: bytes. ``together``, ``seconds``: rows of the
+    batch in which the original was answered, and what it took. ``judged``: its pair is counted.
     """
 
-    __slots__ = ("answered", "judged", "rows", "seconds", "size")
+    __slots__ = ("answered", "held", "judged", "seconds", "together")
 
     def __init__(
         self, original: Pending, answered: Tensors, rows: int, seconds: float, now: float
     ) -> None:
-        super().__init__(None, original.decoded, b"", 0, original.priority, now)
+        super().__init__(None, original.decoded, b"", 0, original.level, now)
         self.cancelled = True
         self.stratum = original.stratum
         self.judged = False
         self.answered = answered
-        self.rows = rows
+        self.together = rows
         self.seconds = seconds
         self.buffers = original.buffers
         # Buffers are parts of the body, except those that were made of JSON.
         own = [one for one in original.buffers if isinstance(one, bytes)]
         mine = sum(len(tensor.data) for tensor in answered.values())
-        self.size = len(original.body) + sum(map(len, own)) + mine
+        self.held = len(original.body) + sum(map(len, own)) + mine
 
     def direct(
         self, arm: str, version: int, plan: Plan, tally: Tally, checks: tuple[CheckCount, ...]
@@ -62,6 +62,7 @@ class Shadow(Pending):
         self.arm = arm
         self.version = version
         self.plan = plan
+        self.rows = plan.rows
         self.tally = tally
         self.checks = checks
 
@@ -96,7 +97,7 @@ class ShadowQueue:
     def push(self, shadow: Shadow) -> None:
         """Let a shadow wait; there is room."""
         self._waiting.append(shadow)
-        self._held += shadow.size
+        self._held += shadow.held
 
     def drop(self, version: int | None = None) -> list[Shadow]:
         """Give up all that wait, or all that wait for one version."""
@@ -104,7 +105,7 @@ class ShadowQueue:
         dropped: list[Shadow] = []
         for one in waiting:
             (dropped if version in (None, one.version) else self._waiting).append(one)
-        self._held -= sum(one.size for one in dropped)
+        self._held -= sum(one.held for one in dropped)
         return dropped
 
     def not_before(self, *, idle: bool) -> float:
@@ -122,12 +123,12 @@ class ShadowQueue:
         behind it waits as for a batch of real requests.
         """
         head = self.head
-        limit = min(limit, head.rows)
+        limit = min(limit, head.together)
         batch: list[Shadow] = []
         rows = 0
         while self._waiting:
             shadow = self._waiting[0]
-            rows += shadow.plan.rows
+            rows += shadow.rows
             same = (shadow.version, shadow.plan.group) == (head.version, head.plan.group)
             if batch and (not same or rows > limit or head.plan.group.alone):
                 break
@@ -139,7 +140,7 @@ class ShadowQueue:
     def finished(self, now: float) -> None:
         """Take note that the batch in flight was answered, or lost."""
         original = self.in_flight[0].seconds
-        self._held -= sum(one.size for one in self.in_flight)
+        self._held -= sum(one.held for one in self.in_flight)
         self.in_flight = []
         self._finished_at = now
         self._took = now - self._sent_at

@@ -6,7 +6,7 @@ in such a tensor is found only by walking the lengths.
 
 import struct
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 from math import prod
@@ -119,7 +119,7 @@ def check_elements(data: memoryview, count: int, where: str) -> None:
         Refusal: a length points beyond the end, or there are more or fewer elements.
     """
     try:
-        found = sum(1 for _ in elements(data))
+        found = sum(1 for _ in _ends(data))
     except ValueError as error:
         raise malformed(f"{where}: {error}") from error
     if found != count:
@@ -132,11 +132,7 @@ def row_offsets(data: memoryview, rows: int, elements_in_row: int) -> list[int]:
     Raises:
         ValueError: the tensor does not hold so many rows.
     """
-    ends = [0]
-    position = 0
-    for element in elements(data):
-        position += _LENGTH.size + len(element)
-        ends.append(position)
+    ends = [0, *_ends(data)]
     if len(ends) != rows * elements_in_row + 1:
         raise ValueError(f"{len(ends) - 1} elements in {rows} rows of {elements_in_row}")
     return ends[::elements_in_row] if elements_in_row else [0] * (rows + 1)
@@ -148,16 +144,23 @@ def elements(data: memoryview) -> Iterable[memoryview]:
     Raises:
         ValueError: a length points beyond the end.
     """
-    position = 0
-    while position < len(data):
+    begin = 0
+    for end in _ends(data):
+        yield data[begin + _LENGTH.size : end]
+        begin = end
+
+
+def _ends(data: memoryview) -> Iterator[int]:
+    """Where each element of a BYTES tensor ends."""
+    position, size = 0, len(data)
+    while position < size:
         start = position + _LENGTH.size
-        if start > len(data):
+        if start > size:
             raise ValueError("an element's length is cut short")
-        (length,) = _LENGTH.unpack_from(data, position)
-        position = start + length
-        if position > len(data):
+        position = start + _LENGTH.unpack_from(data, position)[0]
+        if position > size:
             raise ValueError("an element's length points beyond the data")
-        yield data[start:position]
+        yield position
 
 
 def _flat(raw: msgspec.Raw, kind: Any, rank: int, where: str) -> list[Any]:

@@ -11,7 +11,10 @@ class VersionInfo:
 
     ``max_batch_size`` 0: the model takes no batches. ``batchable`` is False too for sequence and
     decoupled models: their requests pass one by one. ``instances``: how many executions Triton
-    runs side by side. Shapes are without the batch dimension.
+    runs side by side; ``on_cores``: those of them that its configuration places on the CPU.
+    ``preferred``: the largest batch size that it prefers; 0: it names none. Shapes are without the
+    batch dimension. ``stateful``: an answer depends on the requests before it. ``deterministic``:
+    equal requests have equal answers.
     """
 
     version: int
@@ -20,3 +23,7 @@ class VersionInfo:
     instances: int
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+    stateful: bool = False
+    deterministic: bool = True
+    on_cores: int = 0
+    preferred: int = 0

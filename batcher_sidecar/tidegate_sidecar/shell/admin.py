@@ -1,6 +1,7 @@
-"""Port 9002: probes, metrics and the acknowledgement. Read-only; it changes nothing here."""
+"""Port 9002: probes, metrics, profile and acknowledgement. Read-only; it changes nothing here."""
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -8,7 +9,9 @@ from aiohttp.typedefs import Handler
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from tidegate_contract.acknowledgement import PodReport
+from tidegate_sidecar.core import report
 
+Json = Callable[[], dict[str, Any]]
 Problems = Callable[[], list[str]]
 """What keeps the pod from being ready, each in one sentence; none: it is."""
 
@@ -20,18 +23,22 @@ class Admin:
         self,
         *,
         problems: Problems,
-        report: Callable[[], PodReport],
+        acknowledge: Callable[[], PodReport],
         metrics: Callable[[], bytes],
+        profile: Json,
         pairs: Handler,
     ) -> None:
         self._problems = problems
-        self._report = report
+        self._acknowledge = acknowledge
         self._metrics = metrics
+        self._profile = profile
         application = web.Application()
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
         application.router.add_get("/routing", self._routing)
         application.router.add_get("/metrics", self._scrape)
+        application.router.add_get("/profile", self._describe)
+        application.router.add_get("/profile.html", self._draw)
         application.router.add_get("/pairs", pairs)
         self._runner = web.AppRunner(application, access_log=None)
 
@@ -57,8 +64,16 @@ class Admin:
         return web.Response(text=text, status=503 if problems else 200)
 
     async def _routing(self, _: web.Request) -> web.Response:
-        body = msgspec.json.encode(self._report())
+        body = msgspec.json.encode(self._acknowledge())
         return web.Response(body=body, content_type="application/json")
+
+    async def _describe(self, _: web.Request) -> web.Response:
+        body = msgspec.json.encode(self._profile())
+        return web.Response(body=body, content_type="application/json")
+
+    async def _draw(self, _: web.Request) -> web.Response:
+        profile = msgspec.to_builtins(self._profile())
+        return web.Response(text=report.render(profile), content_type="text/html")
 
     async def _scrape(self, _: web.Request) -> web.Response:
         return web.Response(body=self._metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -14,6 +14,9 @@ from kubernetes.aio.config import ConfigException, load_incluster_config, load_k
 
 from tidegate_contract import names
 
+TRITON_METRICS_PORT: Final = 8002
+OFF: Final = "off"
+
 _PORTS: Final = range(1, 65_536)
 
 
@@ -21,7 +24,8 @@ _PORTS: Final = range(1, 65_536)
 class Settings:
     """What one sidecar is told.
 
-    ``host``: None is every address. ``drain_grace``: seconds for requests in flight at the end.
+    ``host``: None is every address. ``triton_metrics``: None: they are not asked. ``triton_cores``:
+    None: all of this machine. ``drain_grace``: seconds for requests in flight at the end.
     """
 
     models: tuple[str, ...]
@@ -30,8 +34,12 @@ class Settings:
     namespace: str
     host: str | None
     port: int
+    grpc_port: int
     admin_port: int
     triton: str
+    triton_grpc: str
+    triton_metrics: str | None
+    triton_cores: int | None
     model_repository: Path | None
     state_directory: Path | None
     table_directory: Path | None
@@ -50,6 +58,10 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     for flag, variable in _REQUIRED.items():
         if not getattr(given, flag):
             parser.error(f"--{flag.replace('_', '-')} or {variable} must be given")
+    if given.triton_metrics is None:
+        given.triton_metrics = f"{given.triton.rpartition(':')[0]}:{TRITON_METRICS_PORT}"
+    elif given.triton_metrics == OFF:
+        given.triton_metrics = None
     return Settings(**vars(given))
 
 
@@ -108,8 +120,31 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--namespace", "POD_NAMESPACE", str, "", "this pod's namespace")
     add("--host", "TIDEGATE_HOST", str, "", "the one address to listen on, else all")
     add("--port", "TIDEGATE_PORT", _port, str(names.PORT_HTTP), "port for inference")
+    add("--grpc-port", "TIDEGATE_GRPC_PORT", _port, str(names.PORT_GRPC), "port for gRPC")
     add("--admin-port", "TIDEGATE_ADMIN_PORT", _port, str(names.PORT_ADMIN), "port for probes")
     add("--triton", "TIDEGATE_TRITON", _address, "127.0.0.1:8000", "Triton's HTTP address")
+    add(
+        "--triton-grpc",
+        "TIDEGATE_TRITON_GRPC",
+        _address,
+        "127.0.0.1:8001",
+        "Triton's gRPC address, for what passes through: streams, and questions asked by gRPC",
+    )
+    add(
+        "--triton-metrics",
+        "TIDEGATE_TRITON_METRICS",
+        _metrics,
+        "",
+        "address of Triton's metrics, by which batches shrink while a GPU's memory is short; off:"
+        f" they do not (default: port {TRITON_METRICS_PORT} beside Triton's HTTP)",
+    )
+    add(
+        "--triton-cores",
+        "TIDEGATE_TRITON_CORES",
+        _cores,
+        "",
+        "CPU cores that Triton may use (default: all of this machine)",
+    )
     add(
         "--model-repository",
         "TIDEGATE_MODEL_REPOSITORY",
@@ -164,6 +199,16 @@ def _address(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
     _port(port)
     return text
+
+
+def _metrics(text: str) -> str:
+    return text if text == OFF else _address(text)
+
+
+def _cores(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of cores")
+    return int(text)
 
 
 def _seconds(text: str) -> float:

@@ -1,22 +1,26 @@
 """One client's connection: requests in, one after the other, and one answer to each.
 
 What a client sends ahead of its answer waits in the connection's buffer: answers are in order, and
-nobody can have more than one request under way for each connection.
+nobody can have more than one request under way for each connection. Who does not read his answers
+gets no further one, and who is too slow in sending or in reading is cut off.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from http import HTTPStatus
+from math import ceil
 from typing import Final, Protocol, cast
 
 import msgspec
 
 from tidegate_sidecar.core.refusal import Refusal
 from tidegate_sidecar.core.request import Buffer
+from tidegate_sidecar.shell.coding import AT_ONCE_BYTES, WORTH_BYTES, Inflater, compress
 from tidegate_sidecar.shell.http import (
     HEAD_END,
     JOIN_BYTES,
+    MAX_BODY_BYTES,
     MAX_HEAD_BYTES,
     ChunkedBody,
     RequestHead,
@@ -28,10 +32,31 @@ _AHEAD_BYTES: Final = 256 * 2**10
 """How much may be sent ahead before the socket is left to fill up."""
 _LINGER: Final = 2.0
 """Seconds in which a client that is refused while it still sends can read why."""
+_LOOK_SECONDS: Final = 10.0
+_MOST_LOOKS: Final = 3
+"""Who was found slow so many times one after the other is cut off: after 30 to 40 seconds."""
+_PROGRESS_BYTES: Final = MAX_HEAD_BYTES
+"""Fewer between two looks is slow."""
+_SLOW: Final = Refusal(HTTPStatus.REQUEST_TIMEOUT, "the request does not come to an end")
+_MISTAKE: Final = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "a mistake of the sidecar")
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLOSE: Final = b"Connection: close\r\n"
 _ERROR_FIELDS: Final = b"Content-Type: application/json\r\n"
 _REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
+
+
+class Caller(Protocol):
+    """Who waits for an answer. ``cancel``: what to call when it goes before that."""
+
+    cancel: Callable[[], None] | None
+
+    def respond(
+        self, status: int, fields: bytes, parts: Sequence[Buffer], *, close: bool = False
+    ) -> None:
+        """Take the answer; ``fields`` are whole header lines."""
+
+    def refuse(self, refusal: Refusal, fields: bytes = b"", *, close: bool = False) -> None:
+        """Take why there is none; ``fields`` are further header lines."""
 
 
 class Handler(Protocol):
@@ -41,8 +66,8 @@ class Handler(Protocol):
     connections: "set[Connection]"
     read_head: Callable[[bytes], RequestHead]
 
-    def handle(self, connection: "Connection", head: RequestHead, body: bytes) -> None:
-        """See that the connection gets one ``respond`` or ``refuse``, now or later.
+    def handle(self, connection: Caller, head: RequestHead, body: bytes) -> None:
+        """See that the caller gets one ``respond`` or ``refuse``, now or later.
 
         Raises:
             Refusal: in place of calling ``refuse``.
@@ -65,6 +90,10 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._advancing = False
         self._lingering = False
+        self._unread = False  # the client has not read what it was answered
+        self._coding: asyncio.Task[None] | None = None
+        self._looks = 0
+        self._progress: int | None = None  # at the last look that this request has had
 
     @property
     def under_way(self) -> bool:
@@ -81,13 +110,51 @@ class Connection(asyncio.Protocol):
         self._handler.connections.discard(self)
         self._abandon()
 
+    def pause_writing(self) -> None:
+        """The client does not read as fast as it is answered: what else it asks for waits."""
+        self._unread = True
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        self._unread = False
+        if self._paused:
+            self._resume_reading()
+        self._advance()
+
+    def look(self) -> None:
+        """Cut the client off where it has been too slow in too many looks."""
+        progress = self._moved()
+        last, self._progress = self._progress, progress
+        if progress is None or last is None or abs(progress - last) >= _PROGRESS_BYTES:
+            self._looks = 0
+        else:
+            self._looks += 1
+        if self._looks < _MOST_LOOKS:
+            return
+        if self._unread or self._lingering:
+            self._transport.abort()
+        else:
+            self._give_up(_SLOW)
+
+    def _moved(self) -> int | None:
+        """A number that changes as the client sends or reads; None: it is not its turn."""
+        if self._unread:
+            return self._transport.get_write_buffer_size()
+        if self._answering:
+            return None
+        if self._chunked:
+            return self._chunked.size
+        if self._head:
+            return self._missing
+        return len(self._rest) or None
+
     def data_received(self, data: bytes) -> None:
         """Bytes have come: of a body, or of the next request."""
         if self._lingering:
             return
         if self._head is None or self._answering:
             self._rest = self._rest + data if self._rest else data
-            if self._answering and len(self._rest) > _AHEAD_BYTES:
+            if len(self._rest) > _AHEAD_BYTES and (self._answering or self._unread):
                 self._paused = True
                 self._transport.pause_reading()
         else:
@@ -98,6 +165,29 @@ class Connection(asyncio.Protocol):
         self, status: int, fields: bytes, parts: Sequence[Buffer], *, close: bool = False
     ) -> None:
         """Answer the request that is under way; ``fields`` are whole header lines."""
+        head = self._head
+        if head is not None and head.wanted_coding and sum(map(len, parts)) >= WORTH_BYTES:
+            self._pack(head.wanted_coding, status, fields, parts, close)
+        else:
+            self._write(status, fields, parts, close)
+
+    def _pack(
+        self, coding: str, status: int, fields: bytes, parts: Sequence[Buffer], close: bool
+    ) -> None:
+        """Answer in fewer bytes."""
+        fields += b"Content-Encoding: %b\r\n" % coding.encode()
+        if sum(map(len, parts)) <= AT_ONCE_BYTES:
+            self._write(status, fields, [compress(parts, coding)], close)
+            return
+
+        async def aside() -> None:
+            packed = await asyncio.to_thread(compress, parts, coding)
+            self._write(status, fields, [packed], close)
+
+        self.cancel = None
+        self._aside(aside)
+
+    def _write(self, status: int, fields: bytes, parts: Sequence[Buffer], close: bool) -> None:
         close = close or self._handler.draining or self._head is None or self._head.close
         if self._chunked is not None:
             close = close or self._chunked.overrun
@@ -121,8 +211,7 @@ class Connection(asyncio.Protocol):
             self._transport.writelines((head, *parts))
         if not close:
             if self._paused:
-                self._paused = False
-                self._transport.resume_reading()
+                self._resume_reading()
             if self._rest:
                 self._advance()
         elif received:
@@ -132,7 +221,9 @@ class Connection(asyncio.Protocol):
 
     def refuse(self, refusal: Refusal, fields: bytes = b"", *, close: bool = False) -> None:
         """Answer with why there is no inference; ``fields`` are further header lines."""
-        fields += _ERROR_FIELDS + (b"Retry-After: 1\r\n" if refusal.retry_after else b"")
+        fields += _ERROR_FIELDS
+        if refusal.retry_after is not None:
+            fields += b"Retry-After: %d\r\n" % max(1, ceil(refusal.retry_after))
         body = msgspec.json.encode({"error": refusal.message})
         self.respond(refusal.status, fields, [body], close=close)
 
@@ -144,7 +235,13 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.close()
 
+    def _resume_reading(self) -> None:
+        self._paused = False
+        self._transport.resume_reading()
+
     def _abandon(self) -> None:
+        if self._coding:
+            self._coding.cancel()
         if self.cancel:
             cancel, self.cancel = self.cancel, None
             cancel()
@@ -161,8 +258,8 @@ class Connection(asyncio.Protocol):
             return
         self._advancing = True
         try:
-            while self._rest and self._head is None and not self._transport.is_closing():
-                if not self._take_up():
+            while self._rest and self._head is None and not self._unread:
+                if self._transport.is_closing() or not self._take_up():
                     break
         finally:
             self._advancing = False
@@ -228,10 +325,69 @@ class Connection(asyncio.Protocol):
 
     def _dispatch(self, head: RequestHead, body: bytes) -> None:
         self._answering = True
+        self._progress = None
+        if head.coding:
+            self._unpack(head, body)
+        else:
+            self._handle(head, body)
+
+    def _unpack(self, head: RequestHead, body: bytes) -> None:
+        inflater = Inflater(body, head.coding, MAX_BODY_BYTES)
+        try:
+            if inflater.unpack(AT_ONCE_BYTES):
+                self._handle(head, inflater.body)
+                return
+        except Refusal as refusal:
+            self.refuse(refusal)
+            return
+
+        async def aside() -> None:
+            self._handle(head, await inflater.finish())
+
+        self._aside(aside)
+
+    def _aside(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do what comes next for the request that is under way."""
+
+        async def guarded() -> None:
+            try:
+                await work()
+            except Refusal as refusal:
+                self.refuse(refusal)
+            except Exception:  # noqa: BLE001 - whatever it is, this client gets an answer
+                _log.exception("a body met a mistake of ours")
+                self.refuse(_MISTAKE)
+
+        self._coding = asyncio.get_running_loop().create_task(guarded())
+
+    def _handle(self, head: RequestHead, body: bytes) -> None:
         try:
             self._handler.handle(self, head, body)
         except Refusal as refusal:
             self.refuse(refusal)
         except Exception:  # noqa: BLE001 - whatever it is, this client gets an answer
             _log.exception("a request met a mistake of ours")
-            self.refuse(Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "a mistake of the sidecar"))
+            self.refuse(_MISTAKE)
+
+
+class Watch:
+    """Looks at all connections now and then: one timer, whatever their number."""
+
+    def __init__(self, connections: Collection[Connection]) -> None:
+        self._connections = connections
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Look from now on."""
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(_LOOK_SECONDS, self._look)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._timer:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        for connection in list(self._connections):
+            connection.look()
+        self.start()

@@ -9,13 +9,13 @@ smuggled past one of them.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any, Final, Generic, TypeVar
 
 import httptools
 
 from tidegate_sidecar.core.endpoints import Target, understand
 from tidegate_sidecar.core.refusal import Refusal, malformed, too_large
+from tidegate_sidecar.shell.coding import coding_of, wanted_coding
 
 MAX_HEAD_BYTES: Final = 16 * 2**10
 MAX_BODY_BYTES: Final = 256 * 2**20
@@ -35,14 +35,18 @@ class RequestHead:
     ``target``: or why nothing is offered there. ``length``: bytes of the body, None: chunked.
     ``json_length``: of the body, how much is JSON; None: all. ``close``: the client wants no
     further answer on this connection. ``expects``: it waits for a word before it sends the body.
+    ``coding``: how the body is compressed. ``wanted_coding``: how the answer is to be, if large;
+    empty: not at all.
     """
 
     target: Target | Refusal
     headers: Mapping[str, str]
     length: int | None
     json_length: int | None
-    close: bool
-    expects: bool
+    close: bool = False
+    expects: bool = False
+    coding: str = ""
+    wanted_coding: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +158,7 @@ def read_request_head(head: bytes) -> RequestHead:
     if events.single("host") is None and version == "1.1":
         raise malformed("header host is missing")
     length = _body_length(events, version)
-    if (events.single("content-encoding") or "identity") != "identity":
-        raise Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "header content-encoding: send identity")
+    coding = coding_of(events.fields)
     try:
         method = parser.get_method().decode("ascii")
         target: Target | Refusal = understand(method, events.url.decode("latin-1"))
@@ -168,6 +171,8 @@ def read_request_head(head: bytes) -> RequestHead:
         json_length=events.number(_JSON_LENGTH),
         close=version == "1.0" or not events.keep_alive,
         expects=(events.single("expect") or "").lower() == "100-continue",
+        coding=coding,
+        wanted_coding=wanted_coding(events.fields),
     )
 
 
@@ -237,6 +242,11 @@ class ChunkedBody:
             if not self.done:
                 raise malformed(f"HTTP: {error}") from error
             self.overrun = True
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body so far."""
+        return self._size
 
     @property
     def body(self) -> bytes:

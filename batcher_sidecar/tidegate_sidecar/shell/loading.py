@@ -48,6 +48,7 @@ _log = logging.getLogger(__name__)
 class VersionKeeper:
     """One model in one pod. ``changed`` is called after each change of the serving versions;
     ``clear_of`` awaits a call that Triton is long busy with, and keeps requests out of its way.
+    ``memory_short``: why there is no room for one more version, None where there is.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class VersionKeeper:
         pod_uid: str,
         changed: Callable[[], None],
         clear_of: Callable[[Coroutine[Any, Any, None]], Awaitable[None]],
+        memory_short: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._runtime = runtime
         self._model = runtime.model
@@ -66,6 +68,7 @@ class VersionKeeper:
         self._repository = repository
         self._changed = changed
         self._clear_of = clear_of
+        self._memory_short = memory_short
         self._loading = Loading(pod_uid)
         self._present: set[int] = set()
         self._found: set[int] = set()
@@ -85,7 +88,10 @@ class VersionKeeper:
         if self._runtime.table is None:
             return {}
         return self._loading.states(
-            self._runtime.table, serving=self._runtime.ready, present=self._present
+            self._runtime.table,
+            serving=self._runtime.ready,
+            present=self._present,
+            memory_short=self._memory_short(),
         )
 
     def undeclared(self) -> list[int]:
@@ -191,6 +197,7 @@ class VersionKeeper:
             serving=self._runtime.ready,
             present=self._present,
             in_use=self._runtime.in_use,
+            memory_short=self._memory_short(),
             now=asyncio.get_running_loop().time(),
         )
 

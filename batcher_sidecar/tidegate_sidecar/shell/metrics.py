@@ -102,6 +102,11 @@ class _Families:
             "Requests that the default arm served for one not ready.",
             labels=("model", "from"),
         )
+        self.retries = CounterMetricFamily(
+            "tidegate_retries",
+            "Batches that failed and were sent again in parts, or were not, by what came of it.",
+            labels=("model", "version", "outcome"),
+        )
         self.mirrors = CounterMetricFamily(
             "tidegate_mirror",
             "Copies of requests by what became of them.",
@@ -142,6 +147,8 @@ class _Families:
             _observe(self.duration, [model, _version(version), arm], histogram)
         for version, histogram in counters.batch_sizes.items():
             _observe(self.batch_size, [model, _version(version)], histogram)
+        for (version, told), count in counters.retries.items():
+            self.retries.add_metric([model, _version(version), told], count)
         for (version, outcome), count in counters.mirror.items():
             labels = [model, _version(version), names.ARM_SHADOW, outcome]
             self.mirrors.add_metric(labels, count)

@@ -16,13 +16,15 @@ import msgspec
 
 from tidegate_contract import names
 from tidegate_sidecar.core.batcher import Batch
+from tidegate_sidecar.core.compare import Tensors
+from tidegate_sidecar.core.delivery import Result
 from tidegate_sidecar.core.endpoints import Kind, Target
 from tidegate_sidecar.core.pending import Pending
 from tidegate_sidecar.core.refusal import Refusal, malformed, unavailable
 from tidegate_sidecar.core.request import Buffer
-from tidegate_sidecar.core.runtime import ModelRuntime, Pair, Result
+from tidegate_sidecar.core.runtime import ModelRuntime, Pair
 from tidegate_sidecar.shell import upstream
-from tidegate_sidecar.shell.connection import Connection
+from tidegate_sidecar.shell.connection import Caller, Connection, Watch
 from tidegate_sidecar.shell.http import Memory, RequestHead, read_request_head
 
 _log = logging.getLogger(__name__)
@@ -75,6 +77,7 @@ class DataPlane:
         for name, runtime in runtimes.items():
             self._models[name] = _Model(runtime, self._triton, clock, self._models.values())
         self._server: asyncio.Server | None = None
+        self._watch = Watch(self.connections)
         self._asking: set[asyncio.Task[None]] = set()
         self._clearing = asyncio.Lock()
 
@@ -86,6 +89,7 @@ class DataPlane:
         """
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: Connection(self), host, port, backlog=1024)
+        self._watch.start()
 
     def table_changed(self, model: str) -> None:
         """Re-plan what waits, after a table or the readiness of a version changed."""
@@ -108,6 +112,7 @@ class DataPlane:
             await asyncio.sleep(_DRAIN_STEP)
         for connection in list(self.connections):
             connection.shut(unavailable("this pod is shutting down"))
+        self._watch.stop()
         self._triton.close()
 
     async def clear_of(self, call: Coroutine[Any, Any, None]) -> None:
@@ -136,7 +141,7 @@ class DataPlane:
         for model in self._models.values():
             model.hold(held=held)
 
-    def handle(self, connection: Connection, head: RequestHead, body: bytes) -> None:
+    def handle(self, connection: Caller, head: RequestHead, body: bytes) -> None:
         """Answer a request, now or later.
 
         Raises:
@@ -167,7 +172,7 @@ class DataPlane:
             return model
         raise Refusal(HTTPStatus.NOT_FOUND, f"model {name!r} is not served here")
 
-    async def _ask(self, connection: Connection, target: Target, body: bytes) -> None:
+    async def _ask(self, connection: Caller, target: Target, body: bytes) -> None:
         """Answer what Triton itself is asked."""
         try:
             response = await self._triton.request(self._plain_request(target, body))
@@ -209,10 +214,11 @@ class _Model:
         self._scheduled = False
         self._held = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._comparing: set[asyncio.Task[None]] = set()
 
     def infer(
-        self, connection: Connection, head: RequestHead, version: int | None, body: bytes
+        self, connection: Caller, head: RequestHead, version: int | None, body: bytes
     ) -> None:
         """Let an inference request in.
 
@@ -233,7 +239,7 @@ class _Model:
     def replan(self) -> None:
         """See to what waited for a version that has gone."""
         for pending, refusal in self.runtime.replan(self._clock()):
-            pending.caller.refuse(refusal)
+            self._answer(pending, refusal)
         self._schedule()
 
     def hold(self, *, held: bool) -> None:
@@ -258,13 +264,30 @@ class _Model:
         now = self._clock()
         for batch in self.runtime.poll(now, quiet=self._is_quiet()):
             self._send(batch)
-        if self._timer:
+        for pending, refusal in self.runtime.given_up(now):
+            self._answer(pending, refusal)
+        self._hand_out()
+        self._wake(now)
+
+    def _hand_out(self) -> None:
+        """Answer those who were in no batch."""
+        for pending, result in self.runtime.handed_out():
+            self._answer(pending, result)
+
+    def _wake(self, now: float) -> None:
+        """See to it that the next poll comes in time; one too early costs less than a new timer."""
+        wake = self.runtime.next_wake()
+        if self._timer and (wake is None or wake < self._timer_at):
             self._timer.cancel()
             self._timer = None
-        wake = self.runtime.next_wake()
-        if wake is not None:
+        if wake is not None and not self._timer:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(max(wake - now, 0.0), self._schedule)
+            self._timer = loop.call_later(max(wake - now, 0.0), self._woken)
+            self._timer_at = wake
+
+    def _woken(self) -> None:
+        self._timer = None
+        self._schedule()
 
     def _is_quiet(self) -> bool:
         """Whether no other model of the pod has requests waiting; asked for shadows alone."""
@@ -282,31 +305,36 @@ class _Model:
         path = f"/v2/models/{self.runtime.model}/versions/{batch.version}/infer"
         request = upstream.infer_request(self._triton.url, path, json, buffers)
         self._triton.send(request, partial(self._done, batch))
+        batch.written_at = self._clock()
 
     def _done(self, batch: Batch, response: upstream.Response | Refusal) -> None:
         """Answer every member, whatever it was that came."""
+        batch.answered_at = self._clock()
         if batch.shadow:
             self._shadows_done(batch, response)
             return
-        results = self._results(batch, response, self.runtime.complete)
+        results = self._results(batch, response, self.runtime.complete, self.runtime.fail)
         for pending, result in zip(batch.members, results, strict=True):
-            if not pending.cancelled:
+            if result is not None and not pending.cancelled:
                 self._answer(pending, result)
         if self.runtime.mirror.on and not isinstance(response, Refusal):
             self._reflect(batch, response, results)
-        self.runtime.finish(batch, results, self._clock())
+        after = self.runtime.finish(batch, results, self._clock())
+        self._hand_out()
+        if after:
+            self._send(after)
         self._schedule()
         if len(self._pod) > 1:
-            self._wake_mirrors()
+            self._wake_others()
 
-    def _wake_mirrors(self) -> None:
-        """Shadows of other models may have waited for what this one had waiting."""
+    def _wake_others(self) -> None:
+        """Shadows and slices of other models may have waited for what this one had to do."""
         for model in self._pod:
-            if model.runtime.mirror.on:
+            if model.runtime.waiting or model.runtime.mirror.on:
                 model._schedule()  # noqa: SLF001 - of the same class
 
     def _reflect(
-        self, batch: Batch, response: upstream.Response, results: Sequence[Result]
+        self, batch: Batch, response: upstream.Response, results: Sequence[Result | None]
     ) -> None:
         """Mirror what has been answered."""
         _, json_length, _, body = response
@@ -317,7 +345,7 @@ class _Model:
 
     def _shadows_done(self, batch: Batch, response: upstream.Response | Refusal) -> None:
         """Compare, in place of answering: nobody waits."""
-        results = self._results(batch, response, self.runtime.complete_shadows)
+        results = self._results(batch, response, self.runtime.complete_shadows, _all)
         pairs = self.runtime.finish_shadows(batch, results, self._clock())
         task = asyncio.get_running_loop().create_task(self._compare(pairs))
         self._comparing.add(task)
@@ -326,7 +354,7 @@ class _Model:
 
     async def _compare(self, pairs: Sequence[Pair]) -> None:
         """Judge pairs; large answers are compared aside, so that nobody's request stands still."""
-        large = sum(shadow.size for shadow, _ in pairs) > _LARGE
+        large = sum(shadow.held for shadow, _ in pairs) > _LARGE
         try:
             for pair in pairs:
                 compare = partial(self.runtime.mirror.compare, *pair)
@@ -340,18 +368,20 @@ class _Model:
         batch: Batch,
         response: upstream.Response | Refusal,
         read: Callable[[Batch, int, int | None, bytes], Sequence[_Read]],
-    ) -> Sequence[_Read | Refusal]:
+        fail: Callable[[Batch, Refusal], Sequence[_Read]],
+    ) -> Sequence[_Read]:
+        """What ``read`` makes of an answer, ``fail`` of none."""
         if isinstance(response, Refusal):
-            return [response] * len(batch.members)
+            return fail(batch, response)
         status, json_length, _, body = response
         try:
             return read(batch, status, json_length, body)
         except Exception:  # noqa: BLE001 - as above
             _log.exception("an answer could not be read")
-            return [_MISTAKE] * len(batch.members)
+            return fail(batch, _MISTAKE)
 
     def _answer(self, pending: Pending, result: Result) -> None:
-        connection: Connection = pending.caller
+        connection: Caller = pending.caller
         labels = _labels(self.runtime.model, pending.version, pending.arm)
         if isinstance(result, Refusal):
             connection.refuse(result, labels)
@@ -360,6 +390,10 @@ class _Model:
             labels += _TOKEN_FIELD % token
         form = _form(len(result.json)) if result.binary else _JSON
         connection.respond(HTTPStatus.OK, form + labels, (result.json, *result.data))
+
+
+def _all(batch: Batch, refusal: Refusal) -> list[Tensors | Refusal]:
+    return [refusal] * len(batch.members)
 
 
 @lru_cache(maxsize=1024)

@@ -20,6 +20,9 @@ from tidegate_sidecar.core.version import VersionInfo
 Config = dict[str, Any]
 """A model's configuration in the JSON form of Triton's protocol."""
 
+DETERMINISTIC: Final = "tidegate.deterministic"
+"""Of the parameters in a model's configuration."""
+
 PROBE_TIMEOUT: Final = 5.0
 WARM_UP_TIMEOUT: Final = 60.0
 
@@ -115,11 +118,14 @@ def version_info(
 ) -> VersionInfo:
     """Read a version's configuration and metadata.
 
-    An instance group counts once for each of its GPUs, as Triton starts them.
+    An instance group counts once for each of its GPUs, as Triton starts them. A model whose equal
+    requests have different answers says so by the parameter ``tidegate.deterministic``, "false".
     """
     max_batch_size = config.get("max_batch_size", 0)
     decoupled = config.get("model_transaction_policy", {}).get("decoupled", False)
-    groups = config.get("instance_group", [])
+    instances = list(map(_instances, config.get("instance_group", [])))
+    preferred = config.get("dynamic_batching", {}).get("preferred_batch_size", [])
+    marked = config.get("parameters", {}).get(DETERMINISTIC, {}).get("string_value", "true")
     optional = {one["name"] for one in config.get("input", []) if one.get("optional")}
 
     def tensor(row: Mapping[str, Any]) -> Tensor:
@@ -134,10 +140,19 @@ def version_info(
         version=version,
         max_batch_size=max_batch_size,
         batchable=max_batch_size > 0 and not decoupled and "sequence_batching" not in config,
-        instances=sum(group["count"] * max(1, len(group.get("gpus", []))) for group in groups) or 1,
+        instances=sum(count for _, count in instances) or 1,
+        on_cores=sum(count for kind, count in instances if kind == "KIND_CPU"),
+        preferred=max(preferred, default=0),
         inputs=tuple(map(tensor, metadata["inputs"])),
         outputs=tuple(map(tensor, metadata["outputs"])),
+        stateful="sequence_batching" in config,
+        deterministic=marked.strip().lower() != "false",
     )
+
+
+def _instances(group: Mapping[str, Any]) -> tuple[str, int]:
+    """The kind of an instance group, and how many instances Triton starts of it."""
+    return group.get("kind", ""), group["count"] * max(1, len(group.get("gpus", [])))
 
 
 def _zeros(tensor: Tensor, batch: int) -> InferInput:

@@ -15,7 +15,7 @@ import msgspec
 from kubernetes.aio.client import ApiClient
 
 from tidegate_contract import names
-from tidegate_contract.acknowledgement import Acknowledgement, UserSample, VersionState
+from tidegate_contract.acknowledgement import Acknowledgement, BatchLive, UserSample, VersionState
 from tidegate_contract.table import RoutingTable, TableError
 from tidegate_sidecar.core.adoption import Adoption, Shown
 from tidegate_sidecar.shell.follower import Followed, Follower
@@ -60,6 +60,7 @@ class TableWatcher:
         undeclared: Sequence[int] = (),
         direct_at: Mapping[int, float] = MappingProxyType({}),
         users: UserSample | None = None,
+        live: BatchLive | None = None,
     ) -> Acknowledgement:
         """What is acknowledged of the model."""
         table, applied = self._adoption.table, self._adoption.applied
@@ -72,6 +73,7 @@ class TableWatcher:
             undeclared=list(undeclared),
             direct_at=dict(direct_at),
             users=users,
+            live=live,
         )
 
     def boot(self) -> None:

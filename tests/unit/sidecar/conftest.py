@@ -49,7 +49,7 @@ class Make:
             assignment=assignment,
             versions=[LoadedVersion(version=version) for version in sorted(versions)],
             checks=list(checks),
-            batch=batch or BatchSettings(),
+            batch=batch or BatchSettings(strategy="Fixed", max_wait=0.0),
             baseline=[Share(version=arms[0].version, weight=10_000)],
         )
 

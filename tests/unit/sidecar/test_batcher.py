@@ -1,6 +1,8 @@
-"""The queue and the batcher: nobody lost, nobody twice, the right one first."""
+"""The versions of one model and what goes to them: nobody lost, nobody twice, counted rightly."""
 
 from collections import deque
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -8,14 +10,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tidegate_contract.table import BatchSettings
-from tidegate_sidecar.core.batcher import PATIENCE, WINDOW, Batch, Batcher, DeviceTime
+from tidegate_batcher.fixed import Fixed
+from tidegate_batcher.scheduler import PATIENCE
+from tidegate_contract.table import BatchSettings, Level
+from tidegate_sidecar.core.batcher import Batch, Batcher
 from tidegate_sidecar.core.counters import Counters
 from tidegate_sidecar.core.pending import Pending
 from tidegate_sidecar.core.request import Call, Decoded, Group, Input, Plan
 from tidegate_sidecar.core.version import VersionInfo
 
 COUNTERS = Counters()
+LEVELS = tuple(Level(level=level, name=str(level)) for level in range(1, 6))
 
 
 def pending(
@@ -23,16 +28,16 @@ def pending(
     *,
     shape: int = 2,
     rows: int = 1,
-    priority: int = 3,
+    level: int = 3,
     version: int = 1,
     alone: bool = False,
 ) -> Pending:
     """A request as it comes out of admission; its shape is its group."""
     call = Call((Input("x", "INT8", (rows, shape), rows * shape),))
-    one = Pending(None, Decoded(b"", priority, call, (), rows * shape), b"", 0, priority, now)
+    one = Pending(None, Decoded(b"", level, call, (), rows * shape), b"", 0, level, now)
     group = Group((("x", "INT8", (shape,)),), (), b"{}", batched=True, alone=alone)
     plan = Plan(call, group, rows)
-    one.assign("stable", version, plan, COUNTERS.tally("stable", version, priority))
+    one.assign("stable", version, plan, COUNTERS.tally("stable", version, level))
     return one
 
 
@@ -50,15 +55,23 @@ def info(version: int = 1, *, max_batch_size: int = 4, instances: int = 1) -> Ve
 def batcher(*versions: VersionInfo, **settings_: Any) -> Batcher:
     made = Batcher()
     shares = settings_.pop("shares", {})
-    made.configure(BatchSettings(**settings_), shares)
+    configure(made, shares, **settings_)
     for one in versions or [info()]:
         made.serve(one)
     return made
 
 
+def configure(
+    made: Batcher, shares: Mapping[int, float] = MappingProxyType({}), **settings_: Any
+) -> None:
+    """Apply a policy under which nothing depends on what was learned, or on age."""
+    given: dict[str, Any] = {"max_wait": 0.0, "levels": LEVELS, "aging_after": 1e9} | settings_
+    made.configure(BatchSettings(**given), Fixed(), shares)
+
+
 def offer(made: Batcher, *many: Pending) -> list[Pending]:
     for one in many:
-        made.offer(one)
+        made.offer(one, one.arrived)
     return list(many)
 
 
@@ -110,7 +123,7 @@ def test_a_changed_policy_holds_at_once() -> None:
     made = batcher(max_wait=1.0)
     offer(made, pending(), pending())
     assert made.poll(0) == []
-    made.configure(BatchSettings(max_wait=1.0, max_batch_size=2), {})
+    configure(made, max_wait=1.0, max_batch_size=2)
     assert len(poll_one(made).members) == 2
 
 
@@ -140,16 +153,16 @@ def test_one_larger_than_the_policy_goes_alone() -> None:
 
 def test_highest_level_first_and_lower_ones_fill_its_batch() -> None:
     made = batcher()
-    low = offer(made, *(pending(i, priority=5) for i in range(3)))
-    other = offer(made, pending(3, priority=4, shape=9))
-    high = offer(made, pending(4, priority=1), pending(5, priority=1))
-    batch = poll_one(made)
+    low = offer(made, *(pending(i, level=5) for i in range(3)))
+    other = offer(made, pending(3, level=4, shape=9))
+    high = offer(made, pending(4, level=1), pending(5, level=1))
+    batch = poll_one(made, 9.0)
     assert batch.members == [*high, *low[:2]]
-    made.finished(batch, 0)
-    batch = poll_one(made)
+    made.finished(batch, 9.0)
+    batch = poll_one(made, 9.0)
     assert batch.members == other
-    made.finished(batch, 0)
-    assert poll_one(made).members == low[2:]
+    made.finished(batch, 9.0)
+    assert poll_one(made, 9.0).members == low[2:]
 
 
 def test_the_oldest_head_goes_first_never_the_fullest() -> None:
@@ -247,7 +260,7 @@ def test_a_turn_is_not_waited_for_below_a_higher_level_nor_for_ever() -> None:
     offer(made, pending(0.0))
     poll_one(made)  # and it hangs
     offer(made, pending(0.1))
-    offer(made, pending(0.2, version=2, priority=2))
+    offer(made, pending(0.2, version=2, level=2))
     canary = poll_one(made, 0.2)
     offer(made, pending(0.3, version=2))
     made.finished(canary, 0.4)
@@ -262,43 +275,6 @@ def test_a_main_version_waits_for_nobody() -> None:
     poll_one(made)  # and it hangs
     offer(made, pending(0.1, version=2), pending(0.2))
     assert poll_one(made, 0.2).version == 1
-
-
-def device_time(*batches: tuple[int, float, float]) -> DeviceTime:
-    """From each batch's version and when it was sent and finished."""
-    device = DeviceTime()
-    many = [(Batch(version, [], 1, sent), end) for version, sent, end in batches]
-    events = [(one.sent_at, 1, one) for one, _ in many] + [(end, 0, one) for one, end in many]
-    for now, sent, one in sorted(events, key=lambda event: event[:2]):
-        if sent:
-            device.sent(one)
-        else:
-            device.finished(one, now)
-    return device
-
-
-def test_waiting_for_the_others_batch_is_not_being_slower() -> None:
-    # The device works off 10 ms of the one, then 4 ms of the other, and so on.
-    device = device_time((1, 0.0, 0.010), (2, 0.0, 0.014), (1, 0.010, 0.024), (2, 0.010, 0.028))
-    assert not device.slower(2, 1, 0.028)
-    device = device_time((1, 0.0, 0.010), (2, 0.0, 0.030), (1, 0.010, 0.040), (2, 0.010, 0.060))
-    assert device.slower(2, 1, 0.060)  # 20 ms each
-
-
-def test_sharing_with_the_others_batch_is_not_being_slower() -> None:
-    # The device works on both at once: 4 ms of the one beside 5 ms of the other.
-    device = device_time((1, 0.0, 0.009), (2, 0.0, 0.008), (1, 0.010, 0.015))
-    assert not device.slower(2, 1, 0.015)
-    # 20 ms of the one beside several times 5 ms of the other.
-    device = device_time((2, 0.0, 0.035), *((1, 0.01 * i, 0.01 * (i + 1)) for i in range(3)))
-    assert device.slower(2, 1, 0.035)
-
-
-def test_device_time_is_forgotten_with_its_window() -> None:
-    device = device_time((1, 0.0, 1.0), (2, 1.0, 3.0))
-    assert device.slower(2, 1, 1.0)
-    assert not device.slower(2, 3, 1.0)  # there is nothing to compare with
-    assert not device.slower(2, 1, 1.0 + WINDOW)
 
 
 class Batching(RuleBasedStateMachine):
@@ -320,13 +296,14 @@ class Batching(RuleBasedStateMachine):
     @rule(
         shape=st.integers(1, 3),
         rows=st.integers(1, 5),
-        priority=st.integers(1, 5),
+        level=st.integers(1, 5),
         alone=st.sampled_from([False, False, False, True]),
     )
-    def arrive(self, shape: int, rows: int, priority: int, alone: bool) -> None:
+    def arrive(self, shape: int, rows: int, level: int, alone: bool) -> None:
+        self.now += 2.0**-20  # nobody comes at the same time as another
         rows = min(rows, self.model_limit)
-        one = pending(self.now, shape=shape, rows=rows, priority=priority, alone=alone)
-        self.made.offer(one)
+        one = pending(self.now, shape=shape, rows=rows, level=level, alone=alone)
+        self.made.offer(one, self.now)
         self.waiting.append(one)
         self.offered += 1
 
@@ -334,7 +311,7 @@ class Batching(RuleBasedStateMachine):
     def change_policy(self, limit: int, wait: float) -> None:
         self.wait = wait
         self.limit = min(limit, self.model_limit)
-        self.made.configure(BatchSettings(max_batch_size=limit, max_wait=wait), {})
+        configure(self.made, max_batch_size=limit, max_wait=wait)
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -362,8 +339,9 @@ class Batching(RuleBasedStateMachine):
         free = len(self.flying) < self.instances
         if self.waiting and free:
             # Only a batch that may still gain waits, and somebody will wake it.
-            oldest = min(one.arrived for one in self.waiting)
-            assert self.made.next_wake() == oldest + self.wait > self.now
+            wake = self.made.next_wake()
+            assert wake in {one.arrived + self.wait for one in self.waiting}
+            assert wake > self.now
             assert not any(self.fills(one.plan.group) for one in self.waiting)
         else:
             assert self.made.next_wake() is None
@@ -373,9 +351,9 @@ class Batching(RuleBasedStateMachine):
         return group.alone or rows >= self.limit
 
     def check(self, batch: Batch) -> None:
-        head = min(self.waiting, key=lambda one: one.priority)  # min is the first, the oldest
+        head = min(self.waiting, key=lambda one: one.level)  # min is the first, the oldest
         group = [one for one in self.waiting if one.plan.group == head.plan.group]
-        group.sort(key=lambda one: one.priority)
+        group.sort(key=lambda one: one.level)
         expected: list[Pending] = []
         for one in group:
             rows = sum(member.plan.rows for member in expected) + one.plan.rows
@@ -409,7 +387,7 @@ def test_many_arrivals_end_in_order_of_arrival_within_their_group() -> None:
     last = dict.fromkeys(range(5), -1.0)
     sent = 0
     for i in range(100_000):
-        made.offer(pending(float(i), shape=i * 7 % 5))
+        made.offer(pending(float(i), shape=i * 7 % 5), float(i))
         if i % 16 == 0:
             while flying:
                 made.finished(flying.popleft(), float(i))

@@ -16,7 +16,7 @@ from tidegate_contract.table import (
     RoutingTable,
     SlowCheck,
 )
-from tidegate_sidecar.core.counters import BUCKET_STRATA, LEVEL_STRATA, NOBODY, Counters, Series
+from tidegate_sidecar.core.counters import BUCKET_STRATA, NOBODY, Counters, Series, level_stratum
 
 ERRORS = ErrorCheck(id="errors@1", arms=["stable", "canary", "shadow"])
 SLOW = SlowCheck(id="slow@1", bounds={"stable": 0.1, "canary": 0.2}, priorities=[1, 2])
@@ -59,11 +59,11 @@ def test_with_an_assignment_buckets_stand_in_place_of_levels(make: Any, counters
 
 def test_other_levels_begin_with_their_first_request(make: Any, counters: Counters) -> None:
     counters.follow(a_table(make, ERRORS, SLOW))
-    concerned = counters.concerning("canary", 2, 5, LEVEL_STRATA[5])
+    concerned = counters.concerning("canary", 2, 5, level_stratum(5))
     assert concerned == (counters.checks[Series(ERRORS.id, "canary", 2, ("5", ""))],)
     assert ("canary", 2, ("5", "")) not in series(counters, SLOW.id)
-    assert len(counters.concerning("canary", 2, 2, LEVEL_STRATA[2])) == 2
-    assert counters.concerning("canary", 2, 5, LEVEL_STRATA[5]) is concerned
+    assert len(counters.concerning("canary", 2, 2, level_stratum(2))) == 2
+    assert counters.concerning("canary", 2, 5, level_stratum(5)) is concerned
 
 
 def test_a_level_is_concerned_in_any_bucket(make: Any, counters: Counters) -> None:
@@ -74,15 +74,15 @@ def test_a_level_is_concerned_in_any_bucket(make: Any, counters: Counters) -> No
 
 def test_what_both_tables_ask_for_goes_on_counting(make: Any, counters: Counters) -> None:
     counters.follow(a_table(make, ERRORS))
-    (count,) = counters.concerning("stable", 1, 2, LEVEL_STRATA[2])
+    (count,) = counters.concerning("stable", 1, 2, level_stratum(2))
     count.count(bad=True)
     counters.follow(a_table(make, ERRORS, SLOW, revision=2))
-    assert counters.concerning("stable", 1, 2, LEVEL_STRATA[2])[0] is count
+    assert counters.concerning("stable", 1, 2, level_stratum(2))[0] is count
     counters.follow(make.table(checks=[ERRORS], revision=3))
     assert {one.arm for one in counters.checks} == {"stable"}
     counters.follow(make.table(revision=4))
     assert counters.checks == {}
-    assert counters.concerning("stable", 1, 2, LEVEL_STRATA[2]) == ()
+    assert counters.concerning("stable", 1, 2, level_stratum(2)) == ()
 
 
 def test_shadows_have_their_own_arm_and_pairs_are_counted_apart(
@@ -93,9 +93,9 @@ def test_shadows_have_their_own_arm_and_pairs_are_counted_apart(
     counters.follow(a_table(make, ERRORS, PAIRS, mirror=True, revision=2))
     assert ("shadow", 2, ("3", "")) in series(counters, ERRORS.id)
     assert series(counters, PAIRS.id) == {("shadow", 2, ("3", "")), ("stable", 1, ("3", ""))}
-    assert len(counters.concerning("shadow", 2, 1, LEVEL_STRATA[1])) == 1  # the error check
-    counters.check(PAIRS.id, "shadow", 2, LEVEL_STRATA[1]).count(bad=True)
-    counters.check(PAIRS.id, "shadow", 2, LEVEL_STRATA[1]).count(bad=False)
+    assert len(counters.concerning("shadow", 2, 1, level_stratum(1))) == 1  # the error check
+    counters.check(PAIRS.id, "shadow", 2, level_stratum(1)).count(bad=True)
+    counters.check(PAIRS.id, "shadow", 2, level_stratum(1)).count(bad=False)
     pair = counters.checks[Series(PAIRS.id, "shadow", 2, ("1", ""))]
     assert (pair.requests, pair.bad) == (2, 1)
 
@@ -109,6 +109,6 @@ def test_a_pair_that_nobody_asks_for_counts_nowhere(
 ) -> None:
     counters.follow(a_table(make, PAIRS, mirror=True))
     before = set(counters.checks)
-    counters.check(check, arm, version, LEVEL_STRATA[3]).count(bad=True)
+    counters.check(check, arm, version, level_stratum(3)).count(bad=True)
     assert set(counters.checks) == before
     assert not any(count.requests for count in counters.checks.values())

@@ -2,7 +2,14 @@
 
 import pytest
 
-from tidegate_sidecar.core.endpoints import Kind, Target, understand
+from tidegate_sidecar.core.endpoints import (
+    RPC_SERVICE,
+    Kind,
+    Target,
+    understand,
+    understand_rpc,
+    version_number,
+)
 from tidegate_sidecar.core.refusal import Refusal
 
 
@@ -78,3 +85,40 @@ def test_the_version_is_always_named_to_triton() -> None:
     assert understand("GET", "/v2/models/m/versions/2").triton_path(4) == "/v2/models/m/versions/2"
     assert understand("GET", "/v2/").triton_path(0) == "/v2"
     assert isinstance(understand("GET", "/v2"), Target)
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        ("ModelInfer", Kind.INFER),
+        ("ModelStreamInfer", Kind.STREAM),
+        ("ServerReady", Kind.READY),
+        ("ServerMetadata", Kind.TRITON),
+        ("ModelConfig", Kind.TRITON_MODEL),
+    ],
+)
+def test_what_is_offered_over_grpc(method: str, kind: Kind) -> None:
+    assert understand_rpc(RPC_SERVICE, method) is kind
+
+
+@pytest.mark.parametrize(
+    ("service", "method"),
+    [
+        (RPC_SERVICE, "RepositoryModelLoad"),
+        (RPC_SERVICE, "SystemSharedMemoryRegister"),
+        (RPC_SERVICE, "modelinfer"),
+        (RPC_SERVICE, ""),
+        ("other", "ModelInfer"),
+    ],
+)
+def test_all_else_is_shut_over_grpc(service: str, method: str) -> None:
+    with pytest.raises(Refusal) as caught:
+        understand_rpc(service, method)
+    assert caught.value.status == 403
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "x", "1.0", " 1", "", "\N{SUPERSCRIPT TWO}", "9" * 19])
+def test_what_is_no_version(text: str) -> None:
+    with pytest.raises(Refusal, match="model_version") as caught:
+        version_number(text, "model_version")
+    assert caught.value.status == 400

@@ -265,7 +265,7 @@ def test_without_a_test_or_its_key_nothing_is_taken_or_given(make: Any) -> None:
     assert feedback.token(SUBJECT) is None
     with pytest.raises(Refusal) as caught:
         take(feedback, {"token": "x", "correct": True})
-    assert (caught.value.status, caught.value.retry_after) == (503, True)
+    assert (caught.value.status, caught.value.retry_after) == (503, 1.0)
     feedback.use(KEY)
     feedback.follow(a_table(make, None))
     assert feedback.token(SUBJECT) is None

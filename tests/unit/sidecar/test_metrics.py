@@ -117,6 +117,18 @@ def test_fallbacks(make: Any, runtime: ModelRuntime) -> None:
     assert samples(runtime)["tidegate_fallback_total"] == {("canary", "m"): 2}
 
 
+def test_expiries_and_what_was_sent_again(make: Any, runtime: ModelRuntime) -> None:
+    late = make.submit(runtime, headers={"tidegate-deadline-ms": "100"})
+    runtime.poll(0.0)
+    runtime.poll(1.0)
+    assert [one for one, _ in runtime.given_up(1.0)] == [late]
+    runtime.counters.retried(late.version, "answered")
+    shown = samples(runtime, 1.0)
+    version = str(late.version)
+    assert shown["tidegate_requests_total"] == {(late.arm, "m", "expired", "3", version): 1}
+    assert shown["tidegate_retries_total"] == {("m", "answered", version): 1}
+
+
 def test_a_model_without_a_table(make: Any) -> None:
     runtime = ModelRuntime("m", "pod")
     with pytest.raises(Refusal):

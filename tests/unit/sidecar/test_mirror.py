@@ -285,7 +285,9 @@ def test_nothing_real_waits_for_a_waiting_shadow(world: World) -> None:
 
 
 def test_no_shadow_goes_while_a_real_request_waits_for_company(make: Any) -> None:
-    world = World(make, mirrored(make, batch=BatchSettings(max_wait=0.5, max_batch_size=2)))
+    world = World(
+        make, mirrored(make, batch=BatchSettings(strategy="Fixed", max_wait=0.5, max_batch_size=2))
+    )
     world.ask(0.0)
     world.ask(0.0)
     (first,) = world.poll(0.0)
@@ -432,7 +434,7 @@ def test_real_batches_are_the_same_but_for_the_slot_that_a_shadow_is_in(
     """Stable has its own slots: the canary's copies change nothing at all of its batches."""
     histories = []
     for on in (False, True):
-        batch = BatchSettings(max_wait=wait)
+        batch = BatchSettings(strategy="Fixed", max_wait=wait)
         table = mirrored(make, batch=batch) if on else make.table(batch=batch, loaded=[2])
         histories.append(history(World(make, table, instances=instances), arrivals))
     assert histories[0] == histories[1]

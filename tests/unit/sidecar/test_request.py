@@ -109,7 +109,10 @@ def changed(**fields: Any) -> dict[str, Any]:
         (changed(parameters={}, data=[1, 2, 3]), "inputs[0].data"),
         (changed(parameters={}, data=None), "inputs[0].data"),
         (changed(parameters={}, data="ab"), "inputs[0].data"),
-        (changed(shape=[9, 2], parameters={"binary_data_size": 72}), "batch-size must be <= 8"),
+        (
+            changed(shape=[65_537, 2], parameters={"binary_data_size": 8 * 65_537}),
+            "batch-size must be <= 65536",
+        ),
     ],
 )
 def test_a_clients_mistake_is_named(plain: Interface, header: Any, said: str) -> None:
@@ -312,17 +315,19 @@ def test_a_body_without_json(make: Any) -> None:
         assert 400 <= caught.value.status < 500
 
 
-@pytest.mark.parametrize(
-    ("given_", "level"), [(None, None), (0, 3), (1, 1), (5, 5), (6, 3), (2**64, 3)]
-)
-def test_priority(given_: int | None, level: int | None) -> None:
-    parameters = {} if given_ is None else {"priority": given_}
-    body, length = request({"inputs": [X], "parameters": parameters}, bytes(8))
-    if given_ == 2**64:
-        with pytest.raises(Refusal):  # msgspec: beyond 64 bits there is no integer
+@pytest.mark.parametrize("number", [0, 1, 6, 2**63 - 1])
+def test_priority_and_timeout_are_any_unsigned_integer(number: int) -> None:
+    body, length = request({"inputs": [X]}, bytes(8))
+    decoded, _ = Decoder().decode(body, length)
+    assert (decoded.priority, decoded.timeout) == (None, 0)
+    for name in ("priority", "timeout"):
+        body, length = request({"inputs": [X], "parameters": {name: number}}, bytes(8))
+        decoded, _ = Decoder().decode(body, length)
+        assert getattr(decoded, name) == number
+        assert decoded.call.parameters == b"{}"  # who differs in these may share a batch
+        body, length = request({"inputs": [X], "parameters": {name: 2**64}}, bytes(8))
+        with pytest.raises(Refusal, match=name):  # msgspec: beyond 64 bits there is no integer
             Decoder().decode(body, length)
-        return
-    assert Decoder().decode(body, length)[0].priority == level
 
 
 def test_equal_headers_are_read_once_and_only_short_ones_without_data() -> None:

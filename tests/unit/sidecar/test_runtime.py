@@ -4,6 +4,7 @@ import itertools
 import json
 from base64 import b64decode
 from collections.abc import Iterator
+from math import inf
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from tidegate_contract.table import (
     BatchSettings,
     ErrorCheck,
     Experiment,
+    Level,
     LoadedVersion,
     Outcome,
     SlowCheck,
@@ -36,27 +38,29 @@ def run(
 ) -> list[Any]:
     """Send what waits and answer it; the results in order."""
     results: list[Any] = []
-    for batch in iter_batches(runtime, now):
-        json_length = None
-        answer = body
-        if answer is None:
-            rows = batch.rows
-            header = json.dumps(
-                {
-                    "outputs": [
-                        {
-                            "name": "y",
-                            "datatype": "FP32",
-                            "shape": [rows, 2],
-                            "parameters": {"binary_data_size": 8 * rows},
-                        }
-                    ]
-                }
-            ).encode()
-            json_length, answer = len(header), header + bytes(8 * rows)
-        done = runtime.complete(batch, status, json_length, answer)
-        runtime.finish(batch, done, now)
-        results += done
+    for first in iter_batches(runtime, now):
+        following: Batch | None = first
+        while following:
+            json_length = None
+            answer = body
+            if answer is None:
+                rows = following.rows
+                header = json.dumps(
+                    {
+                        "outputs": [
+                            {
+                                "name": "y",
+                                "datatype": "FP32",
+                                "shape": [rows, 2],
+                                "parameters": {"binary_data_size": 8 * rows},
+                            }
+                        ]
+                    }
+                ).encode()
+                json_length, answer = len(header), header + bytes(8 * rows)
+            done = runtime.complete(following, status, json_length, answer)
+            results += [one for one in done if one is not None]
+            following = runtime.finish(following, done, now)
     return results
 
 
@@ -87,7 +91,7 @@ def test_no_table_yet(make: Any) -> None:
     runtime = ModelRuntime("m", "pod")
     with pytest.raises(Refusal) as caught:
         make.submit(runtime)
-    assert (caught.value.status, caught.value.retry_after) == (503, True)
+    assert (caught.value.status, caught.value.retry_after) == (503, 1.0)
     assert outcomes(runtime) == {("none", 0, "rejected"): 1}
 
 
@@ -96,7 +100,7 @@ def test_no_version_ready(make: Any) -> None:
     runtime.version_gone(1)
     with pytest.raises(Refusal) as caught:
         make.submit(runtime)
-    assert (caught.value.status, caught.value.retry_after) == (503, True)
+    assert (caught.value.status, caught.value.retry_after) == (503, 1.0)
 
 
 def test_requests_are_split_and_labelled(make: Any) -> None:
@@ -169,14 +173,148 @@ def test_malformed_requests_are_nobodys_evidence(make: Any) -> None:
 def test_priority_from_the_request_or_its_header(make: Any) -> None:
     runtime = make.runtime()
     header = {"tidegate-priority": "1"}
-    assert make.submit(runtime).priority == 3
-    assert make.submit(runtime, headers=header).priority == 1
-    assert make.submit(runtime, headers={"tidegate-priority": "0"}).priority == 3
-    assert make.submit(runtime, headers={"tidegate-priority": "99"}).priority == 3
-    assert make.submit(runtime, headers=header, parameters={"priority": 5}).priority == 5
+    assert make.submit(runtime).level == 3
+    assert make.submit(runtime, headers=header).level == 1
+    assert make.submit(runtime, headers={"tidegate-priority": "0"}).level == 3
+    assert make.submit(runtime, headers={"tidegate-priority": "99"}).level == 3
+    assert make.submit(runtime, headers=header, parameters={"priority": 5}).level == 5
     for wrong in ("", "high", "-1", "1.0", "\u0661", "+1"):
         with pytest.raises(Refusal, match="tidegate-priority"):
             make.submit(runtime, headers={"tidegate-priority": wrong})
+
+
+def test_levels_are_the_policys(make: Any) -> None:
+    levels = tuple(Level(level=level, name=str(level)) for level in range(1, 9))
+    policy = BatchSettings(levels=levels, default_level=7)
+    runtime = make.runtime(make.table(batch=policy))
+    asked = {None: 7, 0: 7, 1: 1, 8: 8, 9: 7}
+    for level, found in asked.items():
+        fields = {} if level is None else {"parameters": {"priority": level}}
+        assert make.submit(runtime, **fields).level == found
+    with pytest.raises(Refusal):
+        make.submit(runtime, datatype="INT8")
+    assert runtime.counters.tally("none", 0, 7).outcomes == {"client_error": 1}
+    runtime.apply(make.table(batch=BatchSettings(levels=levels[:2], default_level=2), revision=2))
+    assert make.submit(runtime, parameters={"priority": 8}).level == 2
+    assert len(run(runtime, 0.0)) == len(asked) + 1  # nobody is lost with his level
+
+
+def test_deadlines(make: Any) -> None:
+    runtime = make.runtime(make.table(batch=BatchSettings(deadline=30.0)))
+    one = make.submit(runtime, 1.0)
+    assert (one.send_by, one.answer_by) == (inf, 31.0)
+    header = {"tidegate-deadline-ms": "1500"}
+    one = make.submit(runtime, 1.0, headers=header, parameters={"timeout": 250_000})
+    assert (one.send_by, one.answer_by) == (1.25, 2.5)
+    one = make.submit(runtime, 1.0, headers={"tidegate-deadline-ms": "60000"})
+    assert one.answer_by == 61.0
+    runtime.apply(make.table(batch=BatchSettings(deadline=None), revision=2))
+    assert make.submit(runtime, 1.0).answer_by == inf
+    for wrong in ("", "soon", "-1", "1.5", "\u0661"):
+        with pytest.raises(Refusal, match="tidegate-deadline-ms") as caught:
+            make.submit(runtime, headers={"tidegate-deadline-ms": wrong})
+        assert caught.value.status == 400
+    with pytest.raises(Refusal, match=r"parameters\.timeout"):
+        make.submit(runtime, parameters={"timeout": -1})
+
+
+@pytest.mark.parametrize(
+    ("fields", "now", "slow"),
+    [
+        ({"parameters": {"timeout": 50_000}}, 0.06, {}),
+        ({"parameters": {"timeout": 50_000}}, 0.2, {("stable", 1, 3): (1, 1)}),
+        ({"headers": {"tidegate-deadline-ms": "50"}}, 0.06, {}),
+    ],
+)
+def test_who_waits_too_long_is_told_and_is_no_error(
+    make: Any, fields: Any, now: float, slow: dict[Any, Any]
+) -> None:
+    runtime = make.runtime(make.table(checks=[ERRORS, SLOW]))
+    blocker = make.submit(runtime, headers={"tidegate-deadline-ms": "600000"})
+    (sent,) = runtime.poll(0.0)
+    assert sent.members == [blocker]
+    waiting = make.submit(runtime, 0.0, **fields)
+    assert runtime.poll(0.0) == []
+    assert runtime.given_up(0.0) == []
+    assert runtime.next_wake() == pytest.approx(0.05)
+    assert runtime.poll(now) == []
+    ((late, refusal),) = runtime.given_up(now)
+    assert late is waiting
+    assert refusal.status == 504
+    assert refusal.message.startswith("Request timeout expired")
+    runtime.cancel(late, now)  # its connection goes too
+    assert runtime.waiting == 0
+    assert outcomes(runtime) == {("stable", 1, "expired"): 1}
+    assert checks(runtime, ERRORS.id) == {}
+    assert checks(runtime, SLOW.id) == slow
+
+
+def test_who_is_answered_too_late_is_told_in_time(make: Any) -> None:
+    runtime = make.runtime(make.table(checks=[ERRORS, SLOW]))
+    hasty, patient = (
+        make.submit(runtime, headers={"tidegate-deadline-ms": ms}) for ms in ("50", "200")
+    )
+    (batch,) = runtime.poll(0.0)
+    assert batch.members == [hasty, patient]
+    assert runtime.next_wake() == pytest.approx(0.05)
+    runtime.poll(0.06)
+    ((late, refusal),) = runtime.given_up(0.06)
+    assert (late, refusal.status) == (hasty, 504)
+    assert runtime.given_up(0.07) == []
+    assert runtime.next_wake() == pytest.approx(0.2)
+    body, length = make.reply(2)
+    results = runtime.complete(batch, 200, length, body)
+    assert isinstance(results[1], Answer)
+    runtime.finish(batch, results, 0.08)
+    assert outcomes(runtime) == {("stable", 1, "expired"): 1, ("stable", 1, "ok"): 1}
+    # Its version had it in hand.
+    assert checks(runtime, ERRORS.id) == {("stable", 1, 3): (2, 1)}
+    assert checks(runtime, SLOW.id) == {("stable", 1, 3): (2, 1)}
+    assert runtime.next_wake() is None
+    assert not runtime.in_use(1)
+
+
+def test_a_deadline_that_is_over_on_arrival_is_nobodys_error(make: Any) -> None:
+    runtime = make.runtime(make.table(checks=[ERRORS, SLOW]))
+    try:
+        make.submit(runtime, 1.0, headers={"tidegate-deadline-ms": "0"})
+        assert runtime.poll(1.0) == []
+        ((_, refusal),) = runtime.given_up(1.0)
+    except Refusal as at_once:
+        refusal = at_once
+    assert refusal.status == 504
+    assert outcomes(runtime) == {("stable", 1, "expired"): 1}
+    assert checks(runtime, ERRORS.id) == checks(runtime, SLOW.id) == {}
+
+
+def test_who_is_thrown_out_for_a_higher_level_is_told_when_to_come_again(make: Any) -> None:
+    policy = BatchSettings(queue_max_size=2, on_full="DropLowest")
+    runtime = make.runtime(make.table(batch=policy, checks=[ERRORS, SLOW]))
+    make.submit(runtime, parameters={"priority": 4})
+    lowest = make.submit(runtime, parameters={"priority": 5})
+    make.submit(runtime, parameters={"priority": 1})
+    ((thrown_out, refusal),) = runtime.given_up(0.0)
+    assert thrown_out is lowest
+    assert refusal.status == 503
+    assert refusal.retry_after
+    assert runtime.waiting == 2
+    with pytest.raises(Refusal) as caught:
+        make.submit(runtime, parameters={"priority": 5})
+    assert caught.value.status == 429
+    assert outcomes(runtime) == {("stable", 1, "rejected"): 2}
+    assert checks(runtime, ERRORS.id) == checks(runtime, SLOW.id) == {}
+    assert len(run(runtime, 0.0)) == 2
+
+
+def test_a_level_has_a_bound_of_its_own(make: Any) -> None:
+    levels = (Level(level=1, name="high"), Level(level=2, name="low", max_queue=1))
+    runtime = make.runtime(make.table(batch=BatchSettings(levels=levels, default_level=1)))
+    make.submit(runtime, parameters={"priority": 2})
+    with pytest.raises(Refusal) as caught:
+        make.submit(runtime, parameters={"priority": 2})
+    assert caught.value.status == 429
+    assert caught.value.retry_after
+    make.submit(runtime)
 
 
 def test_a_full_queue_refuses(make: Any) -> None:
@@ -185,7 +323,7 @@ def test_a_full_queue_refuses(make: Any) -> None:
         make.submit(runtime)
     with pytest.raises(Refusal) as caught:
         make.submit(runtime)
-    assert (caught.value.status, caught.value.retry_after) == (429, True)
+    assert (caught.value.status, caught.value.retry_after) == (429, 1.0)
     # Nobody's fault but the load's.
     assert outcomes(runtime) == {("stable", 1, "rejected"): 1}
     assert checks(runtime, ERRORS.id) == checks(runtime, SLOW.id) == {}
@@ -234,7 +372,9 @@ def test_parts_of_queue_and_device(
 
 
 def test_what_waits_for_a_version_that_goes_falls_back(make: Any) -> None:
-    table = make.table(*CANARY, checks=[ERRORS], batch=BatchSettings(max_wait=9.0))
+    table = make.table(
+        *CANARY, checks=[ERRORS], batch=BatchSettings(strategy="Fixed", max_wait=9.0)
+    )
     runtime = make.runtime(table, make.version(1), make.version(2))
     taken = [make.submit(runtime) for _ in range(4)] + [make.submit(runtime, version=2)]
     runtime.version_gone(2)
@@ -249,7 +389,9 @@ def test_what_waits_for_a_version_that_goes_falls_back(make: Any) -> None:
 
 
 def test_what_waits_for_a_version_that_is_loaded_anew_still_gets_it(make: Any) -> None:
-    table = make.table(*CANARY, checks=[ERRORS], batch=BatchSettings(max_wait=9.0))
+    table = make.table(
+        *CANARY, checks=[ERRORS], batch=BatchSettings(strategy="Fixed", max_wait=9.0)
+    )
     runtime = make.runtime(table, make.version(1), make.version(2))
     taken = [make.submit(runtime) for _ in range(4)] + [make.submit(runtime, version=2)]
     before = [(one.arm, one.version) for one in taken]
@@ -261,7 +403,9 @@ def test_what_waits_for_a_version_that_is_loaded_anew_still_gets_it(make: Any) -
 
 
 def test_what_waits_for_the_only_version_gets_an_error_and_is_no_evidence(make: Any) -> None:
-    runtime = make.runtime(make.table(checks=[ERRORS], batch=BatchSettings(max_wait=9.0)))
+    runtime = make.runtime(
+        make.table(checks=[ERRORS], batch=BatchSettings(strategy="Fixed", max_wait=9.0))
+    )
     make.submit(runtime)
     gone = make.submit(runtime)
     runtime.version_gone(1)
@@ -408,7 +552,9 @@ def test_what_triton_gets_is_the_members_rows_in_order(make: Any) -> None:
 
 
 def test_batches_take_the_tables_settings(make: Any) -> None:
-    runtime = make.runtime(make.table(batch=BatchSettings(max_batch_size=2, max_wait=0.5)))
+    runtime = make.runtime(
+        make.table(batch=BatchSettings(strategy="Fixed", max_batch_size=2, max_wait=0.5))
+    )
     make.submit(runtime, 1.0)
     assert runtime.poll(1.0) == []
     assert runtime.next_wake() == 1.5
@@ -468,7 +614,7 @@ def test_feedback_is_wanted_on_both_arms_of_a_test_alone(make: Any) -> None:
 
 
 def test_unassigned_requests_and_fallbacks_are_no_evidence_for_anybody(make: Any) -> None:
-    runtime = a_test(make, batch=BatchSettings(max_wait=9.0))
+    runtime = a_test(make, batch=BatchSettings(strategy="Fixed", max_wait=9.0))
     user = next(users_of(runtime, "treatment", make))
     waiting = make.submit(runtime, headers={"x-user": user})
     runtime.version_gone(2)

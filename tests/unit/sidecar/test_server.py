@@ -20,6 +20,7 @@ from tidegate_sidecar.shell.server import DataPlane
 from tidegate_tools.addresses import free_port
 
 HOST = "127.0.0.1"
+LONG = {"tidegate-deadline-ms": "600000"}
 
 
 class FakeTriton:
@@ -340,7 +341,7 @@ async def test_chunked_requests(served: Served, client: aiohttp.ClientSession) -
             b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999\r\n\r\n",
             413,
         ),
-        (b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\n\r\n", 415),
+        (b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\nContent-Encoding: br\r\n\r\n", 415),
         (b"POST /v2/models/m/infer HTTP/1.1\r\n\r\n", 400),
         (b"GET /v2 HTTP/3.0\r\nHost: a\r\n\r\n", 400),
     ],
@@ -510,7 +511,9 @@ async def test_a_lost_triton_is_503_and_comes_back(
 async def test_a_version_that_goes_takes_its_queue_along(
     make: Any, served: Served, client: aiohttp.ClientSession
 ) -> None:
-    served.runtime.apply(make.table(batch=BatchSettings(max_wait=30.0), revision=2))
+    served.runtime.apply(
+        make.table(batch=BatchSettings(strategy="Fixed", max_wait=30.0), revision=2)
+    )
     served.plane.table_changed("m")
     waiting = asyncio.create_task(client.post(served.infer, json=as_json(1, 2)))
     await until(lambda: served.runtime._batcher.waiting)
@@ -528,9 +531,53 @@ async def test_a_version_that_goes_takes_its_queue_along(
 async def test_a_wait_ends_by_itself(
     make: Any, served: Served, client: aiohttp.ClientSession
 ) -> None:
-    served.runtime.apply(make.table(batch=BatchSettings(max_wait=0.02), revision=2))
+    served.runtime.apply(
+        make.table(batch=BatchSettings(strategy="Fixed", max_wait=0.02), revision=2)
+    )
     async with client.post(served.infer, json=as_json(1, 2)) as answer:
         assert answer.status == 200
+
+
+async def test_who_is_too_late_gets_504_and_keeps_his_connection(
+    served: Served, client: aiohttp.ClientSession
+) -> None:
+    served.triton.gate.clear()
+    short = {"tidegate-deadline-ms": "50"}
+    async with client.post(served.infer, json=as_json(1, 2), headers=short) as answer:
+        assert answer.status == 504  # it was in flight
+        assert answer.headers["tidegate-version"] == "1"
+        assert (await answer.json())["error"].startswith("Request timeout expired")
+    request = as_json(3, 4) | {"parameters": {"timeout": 50_000}}
+    async with client.post(served.infer, json=request) as answer:
+        assert answer.status == 504  # it waited for the other's slot
+        assert (await answer.json())["error"].startswith("Request timeout expired")
+    served.triton.gate.set()
+    async with client.post(served.infer, json=as_json(5, 6), headers=short | LONG) as answer:
+        assert (await answer.json())["outputs"][0]["data"] == [6, 7]
+    assert served.triton.rows == [1, 1]  # who was late in the queue cost it nothing
+    assert outcomes(served.runtime) == {"expired": 2, "ok": 1}
+
+
+async def test_who_is_thrown_out_is_told_when_to_come_again(
+    make: Any, served: Served, client: aiohttp.ClientSession
+) -> None:
+    policy = BatchSettings(queue_max_size=1, on_full="DropLowest")
+    served.runtime.apply(make.table(batch=policy, revision=2))
+    served.triton.gate.clear()
+    blocker = asyncio.create_task(client.post(served.infer, json=as_json(1, 2)))
+    await until(lambda: served.triton.asked)
+    low = as_json(1, 2) | {"parameters": {"priority": 5}}
+    thrown_out = asyncio.create_task(client.post(served.infer, json=low))
+    await until(lambda: served.runtime.waiting)
+    high = asyncio.create_task(client.post(served.infer, json=as_json(1, 2)))
+    answer = await thrown_out
+    assert answer.status == 503
+    assert int(answer.headers["Retry-After"]) >= 1
+    async with client.post(served.infer, json=low) as answer:
+        assert answer.status == 429
+        assert int(answer.headers["Retry-After"]) >= 1
+    served.triton.gate.set()
+    assert [(await one).status for one in (blocker, high)] == [200, 200]
 
 
 async def test_draining_answers_what_was_accepted(

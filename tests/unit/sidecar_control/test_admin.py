@@ -15,6 +15,8 @@ REPORT = PodReport(
     pod="triton-0", pod_uid="uid-0", ready=False, models={"m": Acknowledgement(revision=7)}
 )
 
+PROFILE = {"models": {"m": {"strategy": "Fixed", "waiting": 0, "requests": [], "batches": []}}}
+
 
 @pytest.fixture
 def problems() -> list[str]:
@@ -26,8 +28,9 @@ async def client(problems: list[str]) -> AsyncIterator[aiohttp.ClientSession]:
     port = free_port()
     admin = Admin(
         problems=lambda: problems,
-        report=lambda: REPORT,
+        acknowledge=lambda: REPORT,
         metrics=lambda: b"a_total 1\n",
+        profile=lambda: PROFILE,
         pairs=PairsPage({}).answer,
     )
     await admin.start("127.0.0.1", port)
@@ -62,11 +65,22 @@ async def test_metrics_are_plain_text_for_prometheus(client: aiohttp.ClientSessi
         assert await answer.read() == b"a_total 1\n"
 
 
+async def test_the_profile_is_json_for_programs_and_a_page_for_people(
+    client: aiohttp.ClientSession,
+) -> None:
+    async with client.get("/profile") as answer:
+        assert await answer.json() == PROFILE
+    async with client.get("/profile.html") as answer:
+        assert answer.content_type == "text/html"
+        assert "No request was answered yet." in await answer.text()
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
         ("POST", "/routing", 405),
         ("PUT", "/readyz", 405),
+        ("POST", "/profile", 405),
         ("DELETE", "/metrics", 405),
         ("GET", "/", 404),
         ("GET", "/v2/repository/index", 404),

@@ -19,7 +19,8 @@ def test_the_pods_environment_is_enough() -> None:
     assert settings.models == ("digits", "Resnet50")
     assert (settings.pod, settings.pod_uid, settings.namespace) == ("triton-0", "uid-0", "serving")
     assert (settings.host, settings.port, settings.admin_port) == (None, 9000, 9002)
-    assert settings.triton == "127.0.0.1:8000"
+    assert settings.grpc_port == 9001
+    assert (settings.triton, settings.triton_grpc) == ("127.0.0.1:8000", "127.0.0.1:8001")
     assert settings.model_repository is None
 
 
@@ -30,6 +31,19 @@ def test_flags_win_over_the_environment() -> None:
     assert (settings.host, settings.port) == ("127.0.0.2", 7001)
     assert settings.state_directory == Path("/state")
     assert settings.secret_directory == Path("/secrets")
+
+
+def test_tritons_metrics_are_beside_it_unless_said_otherwise() -> None:
+    metrics = {"TIDEGATE_TRITON": "10.0.0.7:7000"}
+    assert read_settings([], POD | metrics).triton_metrics == "10.0.0.7:8002"
+    settings = read_settings(["--triton-metrics", "10.0.0.8:9"], POD | metrics)
+    assert settings.triton_metrics == "10.0.0.8:9"
+    assert read_settings(["--triton-metrics=off"], POD | metrics).triton_metrics is None
+
+
+def test_tritons_cores_are_those_of_its_limit() -> None:
+    assert read_settings([], POD).triton_cores is None
+    assert read_settings([], {**POD, "TIDEGATE_TRITON_CORES": "4"}).triton_cores == 4
 
 
 def test_a_variable_that_is_set_to_nothing_is_not_set() -> None:
@@ -49,6 +63,10 @@ def test_a_variable_that_is_set_to_nothing_is_not_set() -> None:
         ([], {**POD, "TIDEGATE_ADMIN_PORT": "65536"}, "'65536' is not a port"),
         (["--triton", "http://here:8000"], POD, "'http://here:8000' is not HOST:PORT"),
         (["--triton", "here"], POD, "'here' is not HOST:PORT"),
+        (["--triton-grpc", "here"], POD, "'here' is not HOST:PORT"),
+        (["--grpc-port", "x"], POD, "'x' is not a port"),
+        (["--triton-metrics", "on"], POD, "'on' is not HOST:PORT"),
+        (["--triton-cores", "0"], POD, "'0' is not a number of cores"),
         (["--drain-grace", "-1"], POD, "'-1' is not a number of seconds"),
         (["--drain-grace", "nan"], POD, "'nan' is not a number of seconds"),
         (["--prot", "9000"], POD, "unrecognized arguments: --prot"),

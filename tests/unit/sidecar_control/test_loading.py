@@ -24,6 +24,7 @@ class Pod:
         self.busy: set[int] = set()
         self.broken: set[int] = set()
         self.now = 100.0
+        self.memory_short: str | None = None
 
     def next(self) -> Load | Unload | None:
         return self.loading.next(
@@ -31,6 +32,7 @@ class Pod:
             serving=self.serving,
             present=self.present,
             in_use=self.busy.__contains__,
+            memory_short=self.memory_short,
             now=self.now,
         )
 
@@ -59,7 +61,9 @@ class Pod:
 
     def states(self) -> dict[int, VersionState]:
         infos = {version: _info(version) for version in self.serving}
-        return self.loading.states(self.table, serving=infos, present=self.present)
+        return self.loading.states(
+            self.table, serving=infos, present=self.present, memory_short=self.memory_short
+        )
 
 
 def _info(version: int) -> VersionInfo:
@@ -92,6 +96,26 @@ def test_room_is_made_before_a_canary_is_loaded(table: Tables) -> None:
     pod = Pod(table(others={3: None}))
     pod.serving = pod.present = {1, 2}
     assert pod.settle() == [Unload(2), Load((3,))]
+
+
+def test_nothing_is_loaded_beside_what_serves_while_memory_is_short(table: Tables) -> None:
+    pod = Pod(table(others={2: None, 3: ["elsewhere"]}))
+    pod.memory_short = "GPU memory is 95% used"
+    assert pod.states()[1] == VersionState(state="Loading")
+    assert pod.settle() == [Load((1,))]  # nothing that serves could be hurt
+    reason = "it waits for memory: GPU memory is 95% used"
+    assert pod.states()[2] == VersionState(state="Loading", error=reason)
+    assert 3 not in pod.states()
+    pod.memory_short = None
+    assert pod.states()[2] == VersionState(state="Loading")
+    assert pod.settle() == [Load((2,))]
+
+
+def test_short_memory_keeps_nothing_from_being_unloaded_or_routed_to(table: Tables) -> None:
+    pod = Pod(table(others={2: None}))
+    pod.memory_short = "GPU memory is 95% used"
+    pod.serving, pod.present = {1, 7}, {1, 2, 7}  # Triton has 2 already: it is only to be warmed
+    assert pod.settle() == [Unload(7), Load((2,))]
 
 
 def test_a_pod_waits_for_its_turn(table: Tables) -> None:

@@ -25,8 +25,9 @@ async def client(page: PairsPage) -> AsyncIterator[aiohttp.ClientSession]:
     port = free_port()
     admin = Admin(
         problems=list,
-        report=lambda: PodReport(pod="p", pod_uid="u", ready=True),
+        acknowledge=lambda: PodReport(pod="p", pod_uid="u", ready=True),
         metrics=lambda: b"",
+        profile=dict,
         pairs=page.answer,
     )
     await admin.start("127.0.0.1", port)

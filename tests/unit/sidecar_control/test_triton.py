@@ -40,6 +40,15 @@ def test_sequences_and_streams_of_answers_are_not_batched(config: dict[str, Any]
     assert not version_info(1, {"max_batch_size": 8, **config}, METADATA).batchable
 
 
+def test_a_model_says_whether_equal_requests_have_equal_answers() -> None:
+    assert version_info(1, {"sequence_batching": {}}, METADATA).stateful
+    for value, deterministic in (("false", False), (" False", False), ("true", True)):
+        config = {"parameters": {"tidegate.deterministic": {"string_value": value}}}
+        info = version_info(1, config, METADATA)
+        assert (info.deterministic, info.stateful) == (deterministic, False)
+    assert version_info(1, {}, METADATA).deterministic
+
+
 @pytest.mark.parametrize(
     ("groups", "instances"),
     [
@@ -53,6 +62,16 @@ def test_an_instance_group_counts_on_each_of_its_gpus(
 ) -> None:
     config = {"max_batch_size": 8, "instance_group": groups}
     assert version_info(1, config, METADATA).instances == instances
+
+
+def test_it_is_known_how_many_instances_run_on_cores_and_which_sizes_are_preferred() -> None:
+    groups = [{"count": 2, "kind": "KIND_GPU", "gpus": [0, 1]}, {"count": 3, "kind": "KIND_CPU"}]
+    batching = {"preferred_batch_size": [8, 16, 4]}
+    config = {"max_batch_size": 32, "instance_group": groups, "dynamic_batching": batching}
+    info = version_info(1, config, METADATA)
+    assert (info.instances, info.on_cores, info.preferred) == (7, 3, 16)
+    plain = version_info(1, {"max_batch_size": 8, "dynamic_batching": {}}, METADATA)
+    assert (plain.instances, plain.on_cores, plain.preferred) == (1, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,170 @@
+"""Batches as Triton gets them, and its answers as those who wait for them get them.
+
+A batch is a few requests laid end to end; or some rows of one, whose other rows go by themselves;
+and a member of it may stand for several equal requests. So an answer may be for one caller, for
+several, or for nobody yet.
+"""
+
+from collections.abc import Iterator
+from http import HTTPStatus
+from itertools import accumulate
+
+import msgspec
+
+from tidegate_sidecar.core.batcher import Batch
+from tidegate_sidecar.core.compare import Tensors
+from tidegate_sidecar.core.dedup import Carrier, Deduplicator, outputs
+from tidegate_sidecar.core.exchange import (
+    Answer,
+    BadReplyError,
+    Part,
+    Rows,
+    Splitter,
+    read_reply,
+    request_json,
+)
+from tidegate_sidecar.core.pending import Pending
+from tidegate_sidecar.core.refusal import Refusal, lost
+from tidegate_sidecar.core.request import Buffer
+from tidegate_sidecar.core.slices import Slices
+
+Result = Answer | Refusal
+
+
+class Delivery:
+    """One model's batches on their way there and back."""
+
+    def __init__(self, model: str, deduplicator: Deduplicator) -> None:
+        self._model = model.encode()
+        self._deduplicator = deduplicator
+
+    def encode(self, batch: Batch) -> tuple[bytes, list[Buffer]]:
+        """Write a batch for Triton: JSON, and the tensors that follow it."""
+        members = batch.members
+        group = members[0].plan.group
+        inputs = range(len(group.inputs))
+        if batch.sliced:
+            buffers = _cut(batch)
+            sizes = tuple(map(len, buffers))
+        else:
+            buffers = [pending.buffers[i] for i in inputs for pending in members]
+            sizes = tuple(sum(len(one.buffers[i]) for one in members) for i in inputs)
+        names: set[str] = set()
+        for calls in {pending.plan.call.outputs for pending in members}:
+            names.update(one.name for one in calls)
+        for one in members if self._deduplicator.waiting else ():
+            if isinstance(one, Carrier):
+                self._deduplicator.sent(one)
+                names |= one.outputs
+        return request_json(group, batch.rows, tuple(sorted(names)), sizes), buffers
+
+    def complete(
+        self, batch: Batch, status: int, json_length: int | None, body: bytes
+    ) -> list[Result | None]:
+        """Read Triton's answer to a batch: one result for each member, in their order.
+
+        None: other rows of the member are missing, or were answered with an error before.
+        """
+        if status != HTTPStatus.OK:
+            return self.fail(batch, error(status, body))
+        try:
+            splitter = self.splitter(batch, json_length, body)
+            if batch.sliced:
+                return [self._add(batch, splitter)]
+            results = splitter.split([part(one) for one in batch.members])
+            for one, row in _rows(batch) if self._deduplicator.waiting else ():
+                if isinstance(one, Carrier):
+                    one.answered = splitter.rows(row, one.rows, one.outputs)
+        except BadReplyError as bad:
+            return self.fail(batch, Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, str(bad)))
+        return list(results)
+
+    def fail(self, batch: Batch, refusal: Refusal) -> list[Result | None]:
+        """What the members get where there is no answer, as by ``complete``."""
+        if batch.sliced:
+            (pending,) = batch.members
+            if batch.slices and pending.slices is not batch.slices:
+                return [None]
+            pending.slices = None
+        return [refusal] * len(batch.members)
+
+    def tensors(
+        self, batch: Batch, json_length: int | None, body: bytes
+    ) -> list[Tensors | Refusal]:
+        """Read Triton's answer to a batch: what each member asked for, in their order."""
+        try:
+            splitter = self.splitter(batch, json_length, body)
+            return [splitter.tensors(part(one), row) for one, row in _rows(batch)]
+        except BadReplyError as bad:
+            refusal = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, str(bad))
+            return [refusal] * len(batch.members)
+
+    def splitter(self, batch: Batch, json_length: int | None, body: bytes) -> Splitter:
+        """Read the JSON of an answer.
+
+        Raises:
+            BadReplyError: it is not understood.
+        """
+        cut = len(body) if json_length is None else json_length
+        label = b'"model_name":"%b","model_version":"%d"' % (self._model, batch.version)
+        return Splitter(label, read_reply(body[:cut]), memoryview(body)[cut:], batch.rows)
+
+    def _add(self, batch: Batch, splitter: Splitter) -> Result | None:
+        """Take in what was answered to some rows.
+
+        Raises:
+            BadReplyError: it does not fit the other rows'.
+        """
+        (pending,) = batch.members
+        slices = pending.slices
+        if slices is None or slices is not batch.slices:
+            return None
+        names = pending.outputs if isinstance(pending, Carrier) else outputs(pending)
+        whole = slices.add(batch.begin, batch.rows, splitter.rows(0, batch.rows, names))
+        if whole is None:
+            if not _abandoned(pending):
+                return None
+            whole = Rows(splitter.label, {})  # the other rows do not come, and nobody reads it
+        pending.slices = None
+        if isinstance(pending, Carrier):
+            pending.answered = whole
+        return whole.answer(part(pending))
+
+
+def _abandoned(pending: Pending) -> bool:
+    """Whether nobody waits for a request any longer."""
+    return pending.deserted if isinstance(pending, Carrier) else pending.cancelled
+
+
+def _cut(batch: Batch) -> list[Buffer]:
+    """Some rows of a batch's only member."""
+    (pending,) = batch.members
+    if pending.slices is None:
+        pending.slices = Slices(pending.plan.group, pending.rows, pending.buffers)
+    batch.slices = pending.slices
+    return pending.slices.cut(batch.begin, batch.rows)
+
+
+def part(pending: Pending) -> Part:
+    """What splitting must know of a member; nothing is written for one that stands for others."""
+    if isinstance(pending, Carrier):
+        return Part(pending.rows, (), b"")
+    return Part(pending.rows, pending.plan.call.outputs, pending.decoded.id)
+
+
+def error(status: int, body: bytes) -> Refusal:
+    """Triton's error as its callers get it."""
+    try:
+        message = msgspec.json.decode(body, type=dict[str, str])["error"]
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError):
+        message = f"the model server answered {status}"
+    if status == HTTPStatus.NOT_FOUND:
+        # It was ready when it was asked, so this is not the caller's mistake.
+        return lost(message)
+    return Refusal(status, message)
+
+
+def _rows(batch: Batch) -> Iterator[tuple[Pending, int]]:
+    """The members, each with the row that it begins at."""
+    starts = accumulate((one.rows for one in batch.members), initial=0)
+    return zip(batch.members, starts, strict=False)

@@ -1,0 +1,156 @@
+"""The profile as a page for people: one file, no script, nothing fetched."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any, Final
+
+Json = Mapping[str, Any]
+
+_COLOURS: Final = {
+    "queue": "#4e79a7",
+    "formation": "#f28e2b",
+    "processing": "#59a14f",
+    "distribution": "#b07aa1",
+}
+_QUANTILES: Final = ("p50", "p95", "p99")
+_WIDTH: Final = 640
+_BAR: Final = 22
+_LABEL: Final = 150
+_PLOT_HEIGHT: Final = 180
+_STYLE: Final = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; color: #222 }
+table { border-collapse: collapse; margin: .6rem 0 1.4rem }
+th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
+th:first-child, td:first-child { text-align: left }
+svg text { font: 12px system-ui, sans-serif }
+.key span { display: inline-block; width: .8rem; height: .8rem; margin: 0 .3rem 0 1rem }
+@media (prefers-color-scheme: dark) { body { background: #181818; color: #ddd }
+  th, td { border-color: #444 } svg text { fill: #ddd } }
+"""
+
+
+def render(profile: Json) -> str:
+    """Write the answer of ``/profile`` as HTML."""
+    models = "".join(_model(name, one) for name, one in profile["models"].items())
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Where the time goes</title>'
+        '<meta name="viewport" content="width=device-width">'
+        f"<style>{_STYLE}</style><h1>Where the time goes</h1>{models}</html>\n"
+    )
+
+
+def _model(name: str, profile: Json) -> str:
+    strategy, waiting = escape(str(profile["strategy"])), profile["waiting"]
+    head = f"<h2>{escape(name)}</h2><p>Strategy {strategy}; {waiting} requests wait.</p>"
+    requests = profile["requests"]
+    if not requests:
+        return f"{head}<p>No request was answered yet.</p>"
+    return (
+        f"{head}<h3>Mean time of a request, by stage</h3>{_key()}{_bars(requests)}"
+        f"<h3>Quantiles</h3>{_quantiles(requests)}{_batches(profile['batches'])}"
+    )
+
+
+def _key() -> str:
+    keys = (f'<span style="background:{of}"></span>{stage}' for stage, of in _COLOURS.items())
+    return f'<p class="key">{"".join(keys)}</p>'
+
+
+def _bars(requests: Sequence[Json]) -> str:
+    """One bar for each version and level, as long as its mean time."""
+    longest = max(map(_mean, requests)) or 1.0
+    rows = []
+    for i, one in enumerate(requests):
+        top = i * (_BAR + 8)
+        left = float(_LABEL)
+        rows.append(f'<text x="0" y="{top + 16}">{_title(one)}</text>')
+        for stage, colour in _COLOURS.items():
+            seconds = one["stages"][stage]["mean"] or 0.0
+            width = seconds / longest * (_WIDTH - _LABEL - 80)
+            percent = one["stages"][stage]["percent"]
+            rows.append(
+                f'<rect x="{left:.1f}" y="{top}" width="{width:.1f}" height="{_BAR}" '
+                f'fill="{colour}"><title>{stage}: {_time(seconds)}, {percent:.1f}%</title></rect>'
+            )
+            left += width
+        rows.append(f'<text x="{left + 6:.1f}" y="{top + 16}">{_time(_mean(one))}</text>')
+    return _svg(len(requests) * (_BAR + 8), rows)
+
+
+def _quantiles(requests: Sequence[Json]) -> str:
+    head = "".join(f"<th>{stage} {q}" for stage in _COLOURS for q in _QUANTILES)
+    rows = "".join(
+        f"<tr><td>{_title(one)}<td>{one['requests']}"
+        + "".join(f"<td>{_time(one['stages'][stage][q])}" for stage in _COLOURS for q in _QUANTILES)
+        for one in requests
+    )
+    return f"<table><tr><th><th>requests{head}{rows}</table>"
+
+
+def _batches(batches: Sequence[Json]) -> str:
+    """What was learned of each group's cost, and what was decided lately and why."""
+    if not batches:
+        return ""
+    rows = "".join(
+        f"<tr><td>version {one['lane']}, {escape(str(one['group']))}<td>{one['batches']}"
+        f"<td>{_time(one['fixed'])}<td>{_time(one['per_row'])}<td>{escape(one['reason'])}"
+        for one in batches
+    )
+    table = (
+        "<h3>What batches cost</h3><table><tr><th>group<th>batches<th>fixed<th>each row"
+        f"<th>last decision{rows}</table>"
+    )
+    return table + _costs(batches) + _reasons(batches)
+
+
+def _costs(batches: Sequence[Json]) -> str:
+    """The learned a + b n of each group over the rows of a batch."""
+    most, height, left = 64, _PLOT_HEIGHT, 70
+    longest = max(one["fixed"] + one["per_row"] * most for one in batches) or 1.0
+    lines = [
+        f'<path d="M{left} 10V{height}H{_WIDTH}" fill="none" stroke="currentColor"/>',
+        f'<text x="{left - 6}" y="18" text-anchor="end">{_time(longest)}</text>',
+        f'<text x="{left}" y="{height + 16}">0</text>',
+        f'<text x="{_WIDTH}" y="{height + 16}" text-anchor="end">{most} rows</text>',
+    ]
+    colours = list(_COLOURS.values())
+    for i, one in enumerate(batches):
+        at = [height - (height - 10) * one["fixed"] / longest]
+        at.append(at[0] - (height - 10) * one["per_row"] * most / longest)
+        lines.append(
+            f'<line x1="{left}" y1="{at[0]:.1f}" x2="{_WIDTH}" y2="{at[1]:.1f}" '
+            f'stroke="{colours[i % len(colours)]}" stroke-width="2">'
+            f"<title>version {one['lane']}, {escape(str(one['group']))}</title></line>"
+        )
+    return _svg(height + 24, lines)
+
+
+def _reasons(batches: Sequence[Json]) -> str:
+    counts: dict[str, int] = {}
+    for one in batches:
+        for reason, count in one["reasons"].items():
+            counts[reason] = counts.get(reason, 0) + count
+    ordered = sorted(counts.items(), key=lambda pair: -pair[1])
+    rows = "".join(f"<tr><td>{escape(reason)}<td>{count}" for reason, count in ordered)
+    return f"<h3>Why batches were as they were</h3><table><tr><th>reason<th>decisions{rows}</table>"
+
+
+def _svg(height: int, parts: Iterable[str]) -> str:
+    return f'<svg width="{_WIDTH}" height="{height}" role="img">{"".join(parts)}</svg>'
+
+
+def _title(one: Json) -> str:
+    return f"version {one['version']}, level {one['level']}"
+
+
+def _mean(one: Json) -> float:
+    return sum(stage["mean"] or 0.0 for stage in one["stages"].values())
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"

@@ -1,0 +1,317 @@
+"""KServe v2 over gRPC: inference into the same queue as over HTTP, the rest to Triton's own gRPC.
+
+An inference call is handed to the data plane as the HTTP request that says the same, so that its
+rules, its batches and its counters are those of HTTP. Streams and questions pass through: as
+messages, with the version that is meant written in.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Any, Final, Protocol
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+from tritonclient.grpc import service_pb2 as messages
+
+from tidegate_contract import names
+from tidegate_sidecar.core.endpoints import (
+    RPC_SERVICE,
+    Kind,
+    Target,
+    understand_rpc,
+    version_number,
+)
+from tidegate_sidecar.core.refusal import Refusal, malformed
+from tidegate_sidecar.core.request import Buffer
+from tidegate_sidecar.core.runtime import ModelRuntime
+from tidegate_sidecar.shell.connection import Caller
+from tidegate_sidecar.shell.grpc_messages import call_of, parse_call, write_answer
+from tidegate_sidecar.shell.grpc_stream import Stream
+from tidegate_sidecar.shell.http import MAX_BODY_BYTES, MAX_HEAD_BYTES, RequestHead
+
+_log = logging.getLogger(__name__)
+
+_FRAME_BYTES: Final = 2**20
+"""What a message may hold beside its tensors."""
+_OPTIONS: Final = (
+    ("grpc.max_receive_message_length", MAX_BODY_BYTES + _FRAME_BYTES),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_metadata_size", MAX_HEAD_BYTES),
+    ("grpc.server_handshake_timeout_ms", 30_000),
+    ("grpc.so_reuseport", 0),  # a port that is taken is an error
+)
+_CODES: Final = {
+    HTTPStatus.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
+    HTTPStatus.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
+    HTTPStatus.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: grpc.StatusCode.INVALID_ARGUMENT,
+    HTTPStatus.TOO_MANY_REQUESTS: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    HTTPStatus.NOT_IMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
+    HTTPStatus.SERVICE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+_MISTAKE: Final = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "a mistake of the sidecar")
+_REQUESTS: Final = {
+    "ServerLive": messages.ServerLiveRequest,
+    "ServerMetadata": messages.ServerMetadataRequest,
+    "RepositoryIndex": messages.RepositoryIndexRequest,
+    "ModelReady": messages.ModelReadyRequest,
+    "ModelMetadata": messages.ModelMetadataRequest,
+    "ModelConfig": messages.ModelConfigRequest,
+    "ModelStatistics": messages.ModelStatisticsRequest,
+}
+_NOT_READY: Final = b""
+"""``ModelReadyResponse`` of a model that is not here: no error, to Triton."""
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+class Plane(Protocol):
+    """Who answers inference."""
+
+    health_ready: Callable[[], bool]
+    draining: bool
+
+    def handle(self, connection: Caller, head: RequestHead, body: bytes) -> None:
+        """See that the caller gets one ``respond`` or ``refuse``, now or later.
+
+        Raises:
+            Refusal: in place of calling ``refuse``.
+        """
+
+
+class _Waiting:
+    """A call that waits for its answer, as the data plane sees it: a ``Caller``."""
+
+    def __init__(self) -> None:
+        self.cancel: Callable[[], None] | None = None
+        self.answered: asyncio.Future[Sequence[Buffer] | Refusal] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self.fields = b""
+
+    def respond(
+        self,
+        status: int,  # noqa: ARG002 - an answer that is no refusal is a good one
+        fields: bytes,
+        parts: Sequence[Buffer],
+        *,
+        close: bool = False,  # noqa: ARG002 - a call is no connection
+    ) -> None:
+        """Take the answer; ``fields`` are HTTP's header lines."""
+        self._take(fields, parts)
+
+    def refuse(
+        self,
+        refusal: Refusal,
+        fields: bytes = b"",
+        *,
+        close: bool = False,  # noqa: ARG002 - as above
+    ) -> None:
+        """Take why there is none."""
+        self._take(fields, refusal)
+
+    def _take(self, fields: bytes, answer: Sequence[Buffer] | Refusal) -> None:
+        self.cancel = None
+        if not self.answered.done():
+            self.fields = fields
+            self.answered.set_result(answer)
+
+
+class GrpcServer:
+    """The gRPC face of one pod.
+
+    ``triton``: host:port of Triton's own. ``clock``: the data plane's.
+    """
+
+    def __init__(
+        self,
+        plane: Plane,
+        runtimes: Mapping[str, ModelRuntime],
+        triton: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._plane = plane
+        self._runtimes = runtimes
+        self._triton = triton
+        self._clock = clock
+        self._server: grpc.aio.Server
+        self._channel: grpc.aio.Channel
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen; ``host`` empty: on every address.
+
+        Raises:
+            OSError: the address is taken.
+        """
+        self._channel = grpc.aio.insecure_channel(
+            self._triton,
+            options=(("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)),
+        )
+        self._server = grpc.aio.server(handlers=[self], options=_OPTIONS)
+        try:
+            self._server.add_insecure_port(f"{host or '[::]'}:{port}")
+        except RuntimeError as error:
+            raise OSError(f"gRPC cannot listen on port {port}: {error}") from error
+        await self._server.start()
+
+    async def stop(self, grace: float) -> None:
+        """Accept nothing more, answer what was accepted, for at most ``grace`` seconds."""
+        await self._server.stop(grace)
+        await self._channel.close()
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        """Say who handles a method; messages stay bytes until then."""
+        service, _, method = details.method.lstrip("/").partition("/")
+        try:
+            kind = understand_rpc(service, method)
+        except Refusal as refusal:
+            return grpc.stream_stream_rpc_method_handler(_refusing(refusal))
+        if kind is Kind.INFER:
+            return grpc.unary_unary_rpc_method_handler(self._infer)
+        if kind is Kind.STREAM:
+            return grpc.stream_stream_rpc_method_handler(self._stream)
+        if kind is Kind.READY:
+            return grpc.unary_unary_rpc_method_handler(self._ready)
+
+        async def ask(message: bytes, context: Any) -> bytes:
+            return await self._ask(method, message, context)
+
+        return grpc.unary_unary_rpc_method_handler(ask)
+
+    async def _infer(self, message: bytes, context: Any) -> bytes:
+        waiting = _Waiting()
+        call_id = ""
+        try:
+            call = call_of(parse_call(message))
+            call_id = call.id
+            target = Target(Kind.INFER, "POST", "", call.model, _named(call.version))
+            headers = _headers(context.invocation_metadata(), context.time_remaining())
+            head = RequestHead(target, headers, len(call.body), call.json_length)
+            self._plane.handle(waiting, head, call.body)
+            answer = await waiting.answered
+            context.set_trailing_metadata(_metadata(waiting.fields))
+            if not isinstance(answer, Refusal):
+                return write_answer(answer, call_id)
+            refusal = answer
+        except Refusal as error:
+            refusal = error
+        except asyncio.CancelledError:
+            if waiting.cancel:
+                waiting.cancel()
+            raise
+        except Exception:  # noqa: BLE001 - whatever it is, this client gets an answer
+            _log.exception("a call met a mistake of ours")
+            refusal = _MISTAKE
+        return await _abort(context, refusal)
+
+    async def _ready(self, message: bytes, context: Any) -> bytes:  # noqa: ARG002 - says nothing
+        ready = self._plane.health_ready() and not self._plane.draining
+        written: bytes = messages.ServerReadyResponse(ready=ready).SerializeToString()
+        return written
+
+    async def _ask(self, method: str, message: bytes, context: Any) -> bytes:
+        """Answer what Triton itself is asked."""
+        try:
+            question = self._question(method, message)
+        except Refusal as refusal:
+            if method == "ModelReady" and refusal.status == HTTPStatus.NOT_FOUND:
+                return _NOT_READY
+            return await _abort(context, refusal)
+        ask = self._channel.unary_unary(f"/{RPC_SERVICE}/{method}")
+        try:
+            answer: bytes = await ask(question, timeout=context.time_remaining())
+        except grpc.aio.AioRpcError as error:
+            await context.abort(error.code(), error.details() or "")
+            raise
+        return answer
+
+    def _question(self, method: str, message: bytes) -> bytes:
+        """Write a question anew: what is not known of it stays here, and a version is named."""
+        kind = _REQUESTS[method]
+        try:
+            question = kind.FromString(message)
+        except DecodeError as error:
+            raise malformed(f"the message is no {kind.DESCRIPTOR.name}") from error
+        question.DiscardUnknownFields()
+        if "version" in kind.DESCRIPTOR.fields_by_name and question.name:
+            default = self._runtime(question.name).default_version
+            question.version = str(_named(question.version) or default)
+        written: bytes = question.SerializeToString()
+        return written
+
+    def _runtime(self, model: str) -> ModelRuntime:
+        if runtime := self._runtimes.get(model):
+            return runtime
+        raise Refusal(HTTPStatus.NOT_FOUND, f"model {model!r} is not served here")
+
+    async def _stream(self, calls: AsyncIterator[bytes], context: Any) -> None:
+        """Pass a stream through."""
+        headers = _headers(context.invocation_metadata(), None)
+        upstream = self._channel.stream_stream(f"/{RPC_SERVICE}/ModelStreamInfer")
+        opened = upstream(timeout=context.time_remaining())
+        try:
+            await Stream(self._choose, headers, opened, context).run(calls)
+        except grpc.aio.AioRpcError as error:
+            await context.abort(error.code(), error.details() or "")
+
+    def _choose(self, model: str, version: str, headers: Mapping[str, str]) -> int:
+        return self._runtime(model).choose(_named(version), headers, self._clock())
+
+
+def _refusing(refusal: Refusal) -> Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]]:
+    async def refuse(_: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        yield await _abort(context, refusal)
+
+    return refuse
+
+
+async def _abort(context: Any, refusal: Refusal) -> bytes:
+    """End a call with an error; the trailing metadata stay as they were set.
+
+    Raises:
+        Exception: always, as gRPC wants it.
+    """
+    code = _CODES.get(HTTPStatus(refusal.status), grpc.StatusCode.INTERNAL)
+    trailing = context.trailing_metadata() or ()
+    if refusal.retry_after is not None:
+        trailing = (*trailing, ("retry-after", str(max(1, math.ceil(refusal.retry_after)))))
+    await context.abort(code, refusal.message, trailing)
+    raise refusal
+
+
+def _named(version: str) -> int | None:
+    """The version that a message names.
+
+    Raises:
+        Refusal: it is no number.
+    """
+    return version_number(version, "model_version") if version else None
+
+
+def _headers(metadata: Any, remaining: float | None) -> dict[str, str]:
+    """Metadata as headers, with the call's own deadline where it ends before the one they name."""
+    headers: dict[str, str] = {}
+    for name, value in metadata or ():
+        if isinstance(value, str):
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    if remaining is not None:
+        own = max(1, int(remaining * 1000))
+        named = headers.get(names.HEADER_DEADLINE, "")
+        if not named or (named.isdecimal() and int(named[:18]) > own):
+            headers[names.HEADER_DEADLINE] = str(own)
+    return headers
+
+
+@lru_cache(maxsize=1024)
+def _metadata(fields: bytes) -> Metadata:
+    """The header lines of an answer that are ours, as metadata."""
+    lines = (line.partition(": ") for line in fields.decode().splitlines())
+    return tuple((name, value) for name, _, value in lines if name.startswith("tidegate-"))

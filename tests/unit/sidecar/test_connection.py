@@ -1,0 +1,293 @@
+"""A client's connection, without a socket: codings, who does not read, who is too slow."""
+
+import asyncio
+import gzip
+import zlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+from tidegate_sidecar.core.refusal import Refusal
+from tidegate_sidecar.shell.connection import Caller, Connection, Watch
+from tidegate_sidecar.shell.http import Memory, RequestHead, read_request_head
+
+PATIENCE = 60.0
+LINE = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\n"
+
+
+class Transport(asyncio.Transport):
+    """Keeps what is written; the client reads it where it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.unread = 0
+        self.closed = self.ended = self.aborted = self.paused = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        assert not self.closed
+        assert not self.ended
+        self.written += bytes(data)
+        self.unread += len(data)
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        for data in list_of_data:
+            self.write(data)
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = self.aborted = True
+
+    def write_eof(self) -> None:
+        self.ended = True
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+
+class Handler:
+    """Keeps what it is handed; or answers it with ``answer``."""
+
+    def __init__(self) -> None:
+        self.draining = False
+        self.connections: set[Connection] = set()
+        self.read_head: Callable[[bytes], RequestHead] = Memory(read_request_head)
+        self.asked: list[bytes] = []
+        self.callers: list[Caller] = []
+        self.answer: bytes | Refusal | None = b"ok"
+
+    def handle(self, connection: Caller, head: RequestHead, body: bytes) -> None:
+        self.asked.append(body)
+        self.callers.append(connection)
+        if isinstance(self.answer, Refusal):
+            raise self.answer
+        if self.answer is not None:
+            connection.respond(200, b"", [self.answer])
+
+
+class Talk:
+    """A connection and both its ends."""
+
+    def __init__(self) -> None:
+        self.handler, self.transport = Handler(), Transport()
+        self.connection = Connection(self.handler)
+        self.connection.connection_made(self.transport)
+
+    def send(self, body: bytes = b"", *fields: bytes) -> None:
+        lines = b"".join(field + b"\r\n" for field in fields)
+        self.raw(b"%bContent-Length: %d\r\n%b\r\n%b" % (LINE, len(body), lines, body))
+
+    def raw(self, data: bytes) -> None:
+        self.connection.data_received(data)
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not condition():  # noqa: ASYNC110 - looks from outside
+                await asyncio.sleep(0.001)
+
+    def answers(self) -> list[tuple[int, dict[str, str], bytes]]:
+        """Status, headers and body of each answer."""
+        found = []
+        rest = self.transport.written
+        while rest:
+            head, _, rest = rest.partition(b"\r\n\r\n")
+            line, *fields = head.decode().split("\r\n")
+            headers = dict(field.lower().split(": ", 1) for field in fields)
+            length = int(headers["content-length"])
+            found.append((int(line.split()[1]), headers, rest[:length]))
+            rest = rest[length:]
+        return found
+
+
+@pytest.fixture
+async def talk() -> Talk:
+    return Talk()
+
+
+@pytest.mark.parametrize("size", [0, 10, 16 * 2**10, 2**20])
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_packed_body_is_unpacked(talk: Talk, size: int, coding: str, chunked: bool) -> None:
+    body = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    packed = gzip.compress(body) if coding == "gzip" else zlib.compress(body)
+    field = b"Content-Encoding: " + coding.encode()
+    if chunked:
+        talk.raw(LINE + field + b"\r\nTransfer-Encoding: chunked\r\n\r\n")
+        talk.raw(b"%x\r\n%b\r\n0\r\n\r\n" % (len(packed), packed))
+    else:
+        talk.send(packed, field)
+    talk.send(b"next")
+    await talk.until(lambda: len(talk.answers()) == 2)
+    assert talk.handler.asked == [body, b"next"]
+
+
+@pytest.mark.parametrize("body", [b"", b"rubbish", gzip.compress(bytes(2**20))[:-3]])
+async def test_a_body_that_cannot_be_unpacked_costs_its_own_request_only(
+    talk: Talk, body: bytes
+) -> None:
+    talk.send(body, b"Content-Encoding: gzip")
+    talk.send(b"next")
+    await talk.until(lambda: len(talk.answers()) == 2)
+    assert [status for status, _, _ in talk.answers()] == [400, 200]
+    assert talk.handler.asked == [b"next"]
+
+
+async def test_a_bomb_is_refused(talk: Talk) -> None:
+    packer = zlib.compressobj(9)
+    bomb = b"".join(packer.compress(bytes(2**20)) for _ in range(257)) + packer.flush()
+    assert len(bomb) < 2**20
+    talk.send(bomb, b"Content-Encoding: deflate")
+    await talk.until(talk.answers)
+    assert [status for status, _, _ in talk.answers()] == [413]
+    assert not talk.handler.asked
+
+
+@pytest.mark.parametrize("size", [1023, 1024, 16 * 2**10 + 1, 2**20])
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+async def test_an_answer_is_packed_where_that_is_wanted(talk: Talk, size: int, coding: str) -> None:
+    talk.handler.answer = bytes(size)
+    talk.send(b"", b"Accept-Encoding: " + coding.encode())
+    talk.handler.answer = b"small"
+    talk.send(b"next", b"Accept-Encoding: gzip")
+    await talk.until(lambda: len(talk.answers()) == 2)
+    (_, headers, body), (_, _, following) = talk.answers()
+    if size < 1024:
+        assert "content-encoding" not in headers
+    else:
+        assert headers["content-encoding"] == coding
+        assert len(body) < size // 10
+        body = gzip.decompress(body) if coding == "gzip" else zlib.decompress(body)
+    assert (body, following) == (bytes(size), b"small")
+
+
+@pytest.mark.parametrize("shut", [True, False])
+async def test_who_goes_while_his_body_is_unpacked(talk: Talk, shut: bool) -> None:
+    talk.send(gzip.compress(bytes(2**24)), b"Content-Encoding: gzip")
+    if shut:
+        talk.connection.shut(Refusal(503, "down"))
+        assert [status for status, _, _ in talk.answers()] == [503]
+    else:
+        talk.transport.closed = True
+        talk.connection.connection_lost(None)
+    other = Talk()
+    other.send(gzip.compress(bytes(2**20)), b"Content-Encoding: gzip")
+    await other.until(other.answers)  # bodies are unpacked one after the other
+    assert not talk.handler.asked
+
+
+async def test_who_goes_while_his_answer_is_packed(talk: Talk) -> None:
+    talk.handler.answer = bytes(2**20)
+    talk.send(b"", b"Accept-Encoding: gzip")
+    assert talk.connection.under_way
+    talk.transport.closed = True
+    talk.connection.connection_lost(None)
+    assert talk.connection._coding
+    await asyncio.wait([talk.connection._coding], timeout=PATIENCE)
+    assert not talk.answers()
+
+
+async def test_who_does_not_read_is_not_answered_further(talk: Talk) -> None:
+    talk.send(b"1")
+    talk.connection.pause_writing()
+    talk.send(b"2")
+    talk.send(b"3")
+    assert talk.handler.asked == [b"1"]
+    talk.send(bytes(2**20))
+    assert talk.transport.paused
+    talk.connection.resume_writing()
+    assert not talk.transport.paused
+    assert talk.handler.asked == [b"1", b"2", b"3", bytes(2**20)]
+
+
+SLOW = [
+    LINE[:10],
+    LINE,
+    LINE + b"Content-Length: 100000\r\n\r\n",
+    LINE + b"Content-Length: 100000\r\n\r\n123",
+    LINE + b"Transfer-Encoding: chunked\r\n\r\n",
+    LINE + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab",
+]
+
+
+@pytest.mark.parametrize("begun", SLOW)
+async def test_what_does_not_come_to_an_end_is_cut_off(talk: Talk, begun: bytes) -> None:
+    talk.raw(begun)
+    for _ in range(3):
+        talk.connection.look()
+        assert not talk.transport.written
+    talk.connection.look()
+    ((status, headers, _),) = talk.answers()
+    assert (status, headers["connection"]) == (408, "close")
+    assert talk.transport.ended
+    for _ in range(10):
+        talk.connection.look()
+
+
+async def test_who_drips_is_cut_off_and_who_flows_is_not(talk: Talk) -> None:
+    talk.raw(LINE + b"Content-Length: 1000000\r\n\r\n")
+    for _ in range(20):
+        talk.raw(bytes(2**14))
+        talk.connection.look()
+    assert not talk.transport.written
+    for _ in range(4):
+        talk.raw(bytes(1000))
+        talk.connection.look()
+    assert talk.answers()[0][0] == 408
+
+
+async def test_looks_are_of_one_request_each(talk: Talk) -> None:
+    """Small requests, each caught halfway by a look, are no slow one."""
+    talk.raw(LINE)
+    for _ in range(10):
+        talk.connection.look()
+        talk.raw(b"Content-Length: 0\r\n\r\n" + LINE)
+    assert [status for status, _, _ in talk.answers()] == [200] * 10
+
+
+async def test_who_has_nothing_under_way_or_waits_for_us_is_left_alone(talk: Talk) -> None:
+    for _ in range(10):
+        talk.connection.look()
+    talk.handler.answer = None
+    talk.send(b"1")
+    talk.send(b"2")
+    for _ in range(10):
+        talk.connection.look()
+    assert not talk.transport.written
+    assert not talk.transport.closed
+
+
+async def test_who_does_not_read_is_cut_off_and_who_reads_is_not(talk: Talk) -> None:
+    talk.handler.answer = bytes(2**20)
+    talk.send(b"1")
+    talk.connection.pause_writing()
+    for _ in range(20):
+        talk.transport.unread -= 2**15
+        talk.connection.look()
+    assert not talk.transport.closed
+    for _ in range(4):
+        talk.connection.look()
+    assert talk.transport.aborted
+
+
+async def test_all_connections_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidegate_sidecar.shell.connection._LOOK_SECONDS", 0.001)
+    talks = [Talk(), Talk()]
+    for talk in talks:
+        talk.raw(LINE)
+    watch = Watch([talk.connection for talk in talks])
+    watch.start()
+    for talk in talks:
+        await talk.until(talk.answers)
+    watch.stop()
