@@ -15,15 +15,19 @@ from typing import cast
 import uvloop
 
 _HEAD_END = b"\r\n\r\n"
+_VERSION = b"tidegate-version: "
 
 
 @dataclass
 class Sample:
-    """One run. Latencies in seconds, of requests that were answered 200."""
+    """One run. Latencies in seconds, of requests that were answered 200; ``versions``: of each of
+    them the version that answered, as the answer's header says it.
+    """
 
     seconds: float = 0.0
     failed: int = 0
     latencies: list[float] = field(default_factory=list)
+    versions: list[bytes] = field(default_factory=list)
 
     @property
     def rate(self) -> float:
@@ -186,6 +190,8 @@ class _Client(asyncio.Protocol):
         self._received = b""
         if data.startswith(b"HTTP/1.1 200"):
             self._sample.latencies.append(time.perf_counter() - self._asked)
+            begin = data.find(_VERSION)
+            self._sample.versions.append(data[begin + len(_VERSION) :][:1] if begin > 0 else b"")
         else:
             self._sample.failed += 1
         self._answered(self)

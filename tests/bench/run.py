@@ -11,7 +11,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HERE.parent / "integration")}
-NOT_BENCHMARKS = {"run", "load", "canaries", "pictures", "sidecars", "svg"}
+NOT_BENCHMARKS = {"run", "load", "canaries", "pictures", "sidecars", "svg", "pod"}
 
 
 def main(chosen: list[str]) -> int:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -124,7 +125,16 @@ class Writer:
             raise ConnectionError(f"{answer.status} {said.decode()}")
 
 
+Change = Callable[[int], RoutingTable]
+"""The table of a revision."""
+
+
 def main() -> None:
+    """Run with changes of weight."""
+    run(NAME, a_table)
+
+
+def run(name: str, change: Change) -> None:
     """Run, print the figures, write the samples."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=3)
@@ -135,14 +145,15 @@ def main() -> None:
         control_plane = stack.enter_context(ControlPlane(directory / "control-plane"))
         supervisor = stack.enter_context(Supervisor())
         writer = Writer(control_plane.api)
-        writer.create(a_table(1))
+        writer.create(change(1))
         start(supervisor, ip, directory, control_plane.kubeconfig)
         samples = [
-            measure(ip, writer, first=2 + CHANGES * number) for number in range(given.repetitions)
+            measure(ip, writer, change, first=2 + CHANGES * number)
+            for number in range(given.repetitions)
         ]
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{NAME}.json").write_text(json.dumps(samples, indent=1))
-    print("RESULT", json.dumps({"name": NAME, "figures": figures(samples)}))
+    (RESULTS / f"{name}.json").write_text(json.dumps(samples, indent=1))
+    print("RESULT", json.dumps({"name": name, "figures": figures(samples)}))
 
 
 def start(supervisor: Supervisor, ip: str, directory: Path, kubeconfig: Path) -> None:
@@ -197,7 +208,7 @@ def a_table(revision: int) -> RoutingTable:
     )
 
 
-def measure(ip: str, writer: Writer, first: int) -> dict[str, Any]:
+def measure(ip: str, writer: Writer, change: Change, first: int) -> dict[str, Any]:
     """One repetition: each change's milliseconds, and what the clients saw meanwhile.
 
     Raises:
@@ -216,7 +227,7 @@ def measure(ip: str, writer: Writer, first: int) -> dict[str, Any]:
             time.sleep(PAUSE)
             started = time.perf_counter()
             # Beside, for the pod may be told before the writer is.
-            written = writing.submit(writer.replace, a_table(revision))
+            written = writing.submit(writer.replace, change(revision))
             times.append((pod.until(revision) - started) * 1e3)
             written.result()
         if loading.done():

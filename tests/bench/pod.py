@@ -1,0 +1,242 @@
+"""A pod to measure: a real Triton and the sidecar before it, that follows tables from files."""
+
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import load
+
+from tidegate_contract import acknowledgement, names, table
+from tidegate_contract.table import Arm, BatchSettings
+from tidegate_tools import triton
+from tidegate_tools.processes import Process, Supervisor
+
+START_TIMEOUT = 60.0
+
+_SIDECAR = """
+from tidegate_sidecar import __main__
+from tidegate_sidecar.shell import watcher
+
+watcher.FILE_SECONDS = 0.05  # or each change would wait long for its table
+__main__.main()
+"""
+
+# Work that takes a + b * rows, on the core where it runs: products of matrices of a fixed size.
+_BURNING = """
+import time
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+FIXED, PER_ROW = {fixed}, {per_row}
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        x = pb_utils.get_input_tensor_by_name(request, "x").as_numpy()
+        until = time.thread_time() + FIXED + PER_ROW * len(x)
+        while time.thread_time() < until:
+            pass
+        return pb_utils.InferenceResponse([pb_utils.Tensor("y", x + 1)])
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A model that takes ``fixed`` seconds for a batch and ``per_row`` more for each row of it.
+
+    ``row``: values of FP32 in a row. ``extra``: further lines of its config.
+    """
+
+    name: str
+    fixed: float
+    per_row: float
+    most: int = 64
+    row: int = 16
+    versions: tuple[int, ...] = (1,)
+    extra: str = ""
+
+    def lay_out(self, repository: Path) -> None:
+        """Write its folder of a model repository."""
+        for version in self.versions:
+            folder = repository / self.name / str(version)
+            folder.mkdir(parents=True)
+            code = _BURNING.format(fixed=self.fixed, per_row=self.per_row)
+            (folder / "model.py").write_text(code)
+        config = (
+            f'backend: "python"\nmax_batch_size: {self.most}\n'
+            f'input [{{ name: "x" data_type: TYPE_FP32 dims: [{self.row}] }}]\n'
+            f'output [{{ name: "y" data_type: TYPE_FP32 dims: [{self.row}] }}]\n'
+            "version_policy: { all {} }\n"
+            f"instance_group [{{ count: 1 kind: KIND_CPU }}]\n{self.extra}\n"
+        )
+        (repository / self.name / "config.pbtxt").write_text(config)
+
+    def request(self, rows: int = 1, **parameters: Any) -> bytes:
+        """An inference request over HTTP, its answer wanted as binary data."""
+        data = bytes(4 * self.row * rows)
+        tensor = {
+            "name": "x",
+            "datatype": "FP32",
+            "shape": [rows, self.row],
+            "parameters": {"binary_data_size": len(data)},
+        }
+        body = {"inputs": [tensor], "parameters": {"binary_data_output": True, **parameters}}
+        path = f"/v2/models/{self.name}/infer"
+        return load.infer_request(path, json.dumps(body).encode(), data)
+
+
+@dataclass
+class Pod:
+    """Triton and its sidecar, both at ``ip``."""
+
+    ip: str
+    directory: Path
+    models: tuple[Model, ...]
+    triton: Process
+    sidecar: Process
+    revision: int = 0
+    settings: BatchSettings = field(default_factory=BatchSettings)
+
+    def apply(self, settings: BatchSettings, split: list[Arm] | None = None) -> None:
+        """Have every model follow a policy, and a split; returns once that is so."""
+        self.settings = settings
+        self.revision += 1
+        for model in self.models:
+            write_table(self.directory, model, self.revision, settings, split)
+        deadline = time.monotonic() + START_TIMEOUT
+        while any(one.revision != self.revision for one in self.acknowledged().values()):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"a table was not applied: {self.acknowledged()}")
+            time.sleep(0.02)
+
+    def acknowledged(self) -> dict[str, acknowledgement.Acknowledgement]:
+        """What the sidecar says of its models."""
+        return acknowledgement.decode(self.asked("/routing")).models
+
+    def asked(self, path: str) -> bytes:
+        """An answer of the sidecar's port for people and probes."""
+        address = f"http://{self.ip}:{names.PORT_ADMIN}{path}"
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            body: bytes = answer.read()
+        return body
+
+    def ready(self) -> bool:
+        """Whether it serves all versions of every model."""
+        known = self.acknowledged()
+        return all(
+            version in known[model.name].versions
+            and known[model.name].versions[version].state == "Ready"
+            for model in self.models
+            for version in model.versions
+        )
+
+
+@contextmanager
+def running(
+    models: tuple[Model, ...], directory: Path, ip: str, core: int | None = None
+) -> Iterator[Pod]:
+    """A pod that serves models; pinned to one core where that is named."""
+    repository = directory / "models"
+    for model in models:
+        model.lay_out(repository)
+        write_table(directory, model, 1, BatchSettings(), None)
+    here = os.sched_getaffinity(0)
+    with Supervisor() as supervisor:
+        if core is not None:
+            os.sched_setaffinity(0, {core})  # what is started from here on inherits it
+        try:
+            server = _start_triton(supervisor, repository, directory, ip)
+            sidecar = _start_sidecar(supervisor, models, directory, ip)
+        finally:
+            os.sched_setaffinity(0, here)
+        pod = Pod(ip, directory, models, server, sidecar, revision=1)
+        sidecar.wait_until(lambda: answers(f"http://{ip}:{names.PORT_ADMIN}/healthz"), 60.0)
+        sidecar.wait_until(pod.ready, START_TIMEOUT)
+        yield pod
+
+
+def _start_triton(supervisor: Supervisor, repository: Path, directory: Path, ip: str) -> Process:
+    server = triton.launch(repository, ip)
+    log = directory / "triton.log"
+    process = supervisor.start("triton", server.argv, env=server.env, log=log)
+    live = f"http://{ip}:{triton.HTTP_PORT}/v2/health/live"
+    process.wait_until(partial(answers, live), START_TIMEOUT)
+    return process
+
+
+def _start_sidecar(
+    supervisor: Supervisor, models: tuple[Model, ...], directory: Path, ip: str
+) -> Process:
+    settings = {
+        "models": ",".join(model.name for model in models),
+        "pod": "bench",
+        "pod-uid": "bench",
+        "namespace": "bench",
+        "host": ip,
+        "triton": f"{ip}:{triton.HTTP_PORT}",
+        "table-directory": str(directory / "tables"),
+    }
+    argv = [sys.executable, "-c", _SIDECAR, *(f"--{k}={v}" for k, v in settings.items())]
+    environment = {k: v for k, v in os.environ.items() if k != "KUBECONFIG"}
+    return supervisor.start("sidecar", argv, env=environment, log=directory / "sidecar.log")
+
+
+def write_table(
+    directory: Path,
+    model: Model,
+    revision: int,
+    settings: BatchSettings,
+    split: list[Arm] | None,
+) -> None:
+    """Write a model's table where its sidecar reads it; all to its first version by default."""
+    folder = directory / "tables" / names.routing_table_name(model.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    first = model.versions[0]
+    whole = [table.Arm(name=names.ARM_STABLE, version=first, weight=table.WHOLE)]
+    text, digest = table.encode(
+        table.RoutingTable(
+            namespace="bench",
+            model=model.name,
+            revision=revision,
+            split_revision=revision,
+            split=split or whole,
+            versions=[table.LoadedVersion(version=version) for version in model.versions],
+            batch=settings,
+            baseline=[table.Share(version=first, weight=table.WHOLE)],
+        )
+    )
+    (folder / names.DIGEST_KEY).write_text(digest)
+    (folder / names.TABLE_KEY).write_text(text)
+
+
+def answers(url: str) -> bool:
+    """Whether a GET is answered well."""
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except (OSError, urllib.error.HTTPError):
+        time.sleep(0.05)
+        return False
+
+
+def post(url: str) -> None:
+    """POST nothing.
+
+    Raises:
+        urllib.error.HTTPError: it was refused.
+    """
+    with urllib.request.urlopen(url, data=b"{}", timeout=START_TIMEOUT):
+        pass
