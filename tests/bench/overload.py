@@ -24,12 +24,12 @@ from tidegate_contract.table import BatchSettings
 from tidegate_tools.addresses import Subnet
 
 NAME = "overload"
-MODEL = pod.Model(name="busy", fixed=0.004, per_row=0.001, most=32)
+MODEL = pod.Model(name="busy", fixed=0.01, per_row=0.004, most=16)
 TIMES = 3.0
 HIGH_SHARE = 0.1
-TARGET = 0.15
+TARGET = 0.3
 """Seconds: the high level's deadline, and its target."""
-DEADLINE = 0.5
+DEADLINE = 1.0
 CONNECTIONS = (32, 64, 128)
 RESULTS = Path("bench-results")
 
@@ -38,7 +38,7 @@ def main() -> None:
     """Run, print the figures, write the samples."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each run")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each run")
     given = parser.parse_args()
     serving, loading = sorted(os.sched_getaffinity(0))[:2]
     with ExitStack() as stack:

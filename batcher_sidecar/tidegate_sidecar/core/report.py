@@ -20,7 +20,8 @@ _PLOT_HEIGHT: Final = 180
 _STYLE: Final = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; color: #222 }
 table { border-collapse: collapse; margin: .6rem 0 1.4rem }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
+th, td { padding: .2rem .8rem; text-align: right; white-space: nowrap;
+  border-bottom: 1px solid #ddd }
 th:first-child, td:first-child { text-align: left }
 svg text { font: 12px system-ui, sans-serif }
 .key span { display: inline-block; width: .8rem; height: .8rem; margin: 0 .3rem 0 1rem }
@@ -78,13 +79,19 @@ def _bars(requests: Sequence[Json]) -> str:
 
 
 def _quantiles(requests: Sequence[Json]) -> str:
-    head = "".join(f"<th>{stage} {q}" for stage in _COLOURS for q in _QUANTILES)
-    rows = "".join(
-        f"<tr><td>{_title(one)}<td>{one['requests']}"
-        + "".join(f"<td>{_time(one['stages'][stage][q])}" for stage in _COLOURS for q in _QUANTILES)
-        for one in requests
-    )
-    return f"<table><tr><th><th>requests{head}{rows}</table>"
+    """A table with a row for each stage of each version and level."""
+    head = "".join(f"<th>{column}" for column in ("stage", "mean", *_QUANTILES, "of all"))
+    return f"<table><tr><th><th>requests{head}{''.join(map(_stages, requests))}</table>"
+
+
+def _stages(one: Json) -> str:
+    rows = []
+    for i, stage in enumerate(_COLOURS):
+        of = one["stages"][stage]
+        first = f"<td>{_title(one)}<td>{one['requests']:,}" if i == 0 else "<td><td>"
+        times = "".join(f"<td>{_time(of[column])}" for column in ("mean", *_QUANTILES))
+        rows.append(f"<tr>{first}<td>{stage}{times}<td>{of['percent']:.1f}%")
+    return "".join(rows)
 
 
 def _batches(batches: Sequence[Json]) -> str:

@@ -63,7 +63,7 @@ class Page(HTMLParser):
 
 def test_everything_stands_on_one_page() -> None:
     page = Page(report.render(profile()))
-    for told in ("digits", "Adaptive", "1234", "2.5 ms", "x FP32[16]", "4 ms", "200 µs", "full"):
+    for told in ("digits", "Adaptive", "1,234", "2.5 ms", "x FP32[16]", "4 ms", "200 µs", "full"):
         assert told in page.text, told
     assert page.tags.count("rect") == len(STAGES)
     assert page.links == []
