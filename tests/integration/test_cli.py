@@ -645,7 +645,7 @@ def test_catch_up_prints_what_the_api_server_takes_as_the_live_split(rollout: Wo
     assert (first["spec"]["trafficPercent"], first["spec"]["lifecycle"]) == (0, "Active")
     assert (second["spec"]["trafficPercent"], second["spec"]["lifecycle"]) == (100, "Active")
     rollout.plane.kubectl("apply", "--dry-run=server", "--filename=-", stdin=ended.out)
-    assert "spec behind: moved" in " ".join(shown.out.split())
+    assert "Spec behind live: 1, 2. kubectl tidegate catch-up digits" in " ".join(shown.out.split())
 
     for name in ("digits-1", "digits-2"):
         rollout.tell("ModelVersion", name, {"conditions": None})
