@@ -11,7 +11,7 @@ CLUSTER ?= embedded
 KEEP ?=
 NAME ?=
 PYTEST := $(PY) -m pytest
-SOURCES := contract operator batcher_sidecar cli tools demo tests examples
+SOURCES := contract operator batcher_sidecar cli tools demo tests examples bench
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-stop test lint unit integration e2e bench format lock clean

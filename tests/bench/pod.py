@@ -6,11 +6,12 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import load
@@ -57,7 +58,8 @@ class TritonPythonModel:
 class Model:
     """A model that takes ``fixed`` seconds for a batch and ``per_row`` more for each row of it.
 
-    ``row``: values of FP32 in a row. ``extra``: further lines of its config.
+    ``row``: values of FP32 in a row. ``kind``, ``limiter``: of its one instance: where it runs, and
+    what Triton's rate limiter is told of it. ``extra``: further lines of its config.
     """
 
     name: str
@@ -66,21 +68,26 @@ class Model:
     most: int = 64
     row: int = 16
     versions: tuple[int, ...] = (1,)
+    kind: str = "KIND_CPU"
+    limiter: str = ""
     extra: str = ""
+
+    def code(self) -> str:
+        """What Triton's python backend runs."""
+        return _BURNING.format(fixed=self.fixed, per_row=self.per_row)
 
     def lay_out(self, repository: Path) -> None:
         """Write its folder of a model repository."""
         for version in self.versions:
             folder = repository / self.name / str(version)
             folder.mkdir(parents=True)
-            code = _BURNING.format(fixed=self.fixed, per_row=self.per_row)
-            (folder / "model.py").write_text(code)
+            (folder / "model.py").write_text(self.code())
         config = (
             f'backend: "python"\nmax_batch_size: {self.most}\n'
             f'input [{{ name: "x" data_type: TYPE_FP32 dims: [{self.row}] }}]\n'
             f'output [{{ name: "y" data_type: TYPE_FP32 dims: [{self.row}] }}]\n'
             "version_policy: { all {} }\n"
-            f"instance_group [{{ count: 1 kind: KIND_CPU }}]\n{self.extra}\n"
+            f"instance_group [{{ count: 1 kind: {self.kind} {self.limiter} }}]\n{self.extra}\n"
         )
         (repository / self.name / "config.pbtxt").write_text(config)
 
@@ -146,9 +153,18 @@ class Pod:
 
 @contextmanager
 def running(
-    models: tuple[Model, ...], directory: Path, ip: str, core: int | None = None
+    models: tuple[Model, ...],
+    directory: Path,
+    ip: str,
+    core: int | None = None,
+    *,
+    environment: Mapping[str, str] = MappingProxyType({}),
+    patience: float = START_TIMEOUT,
 ) -> Iterator[Pod]:
-    """A pod that serves models; pinned to one core where that is named."""
+    """A pod that serves models; pinned to one core where that is named.
+
+    ``environment``: more of it for Triton. ``patience``: seconds for the models to be loaded.
+    """
     repository = directory / "models"
     for model in models:
         model.lay_out(repository)
@@ -158,20 +174,29 @@ def running(
         if core is not None:
             os.sched_setaffinity(0, {core})  # what is started from here on inherits it
         try:
-            server = _start_triton(supervisor, repository, directory, ip)
+            server = start_triton(supervisor, repository, directory, ip, environment=environment)
             sidecar = _start_sidecar(supervisor, models, directory, ip)
         finally:
             os.sched_setaffinity(0, here)
         pod = Pod(ip, directory, models, server, sidecar, revision=1)
         sidecar.wait_until(lambda: answers(f"http://{ip}:{names.PORT_ADMIN}/healthz"), 60.0)
-        sidecar.wait_until(pod.ready, START_TIMEOUT)
+        sidecar.wait_until(pod.ready, patience)
         yield pod
 
 
-def _start_triton(supervisor: Supervisor, repository: Path, directory: Path, ip: str) -> Process:
+def start_triton(
+    supervisor: Supervisor,
+    repository: Path,
+    directory: Path,
+    ip: str,
+    *flags: str,
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> Process:
+    """A Triton that is alive, with no model loaded yet. ``environment``: more than it needs."""
     server = triton.launch(repository, ip)
     log = directory / "triton.log"
-    process = supervisor.start("triton", server.argv, env=server.env, log=log)
+    environment = {**(server.env or {}), **environment}
+    process = supervisor.start("triton", [*server.argv, *flags], env=environment, log=log)
     live = f"http://{ip}:{triton.HTTP_PORT}/v2/health/live"
     process.wait_until(partial(answers, live), START_TIMEOUT)
     return process
@@ -232,11 +257,11 @@ def answers(url: str) -> bool:
         return False
 
 
-def post(url: str) -> None:
+def post(url: str, timeout: float = START_TIMEOUT) -> None:
     """POST nothing.
 
     Raises:
         urllib.error.HTTPError: it was refused.
     """
-    with urllib.request.urlopen(url, data=b"{}", timeout=START_TIMEOUT):
+    with urllib.request.urlopen(url, data=b"{}", timeout=timeout):
         pass

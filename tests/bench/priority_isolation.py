@@ -16,12 +16,13 @@ import json
 import os
 import statistics
 import tempfile
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import load
@@ -83,30 +84,33 @@ def main() -> None:
     print("RESULT", json.dumps({"name": NAME, "figures": figures(samples)}))
 
 
-def start_theirs(supervisor: Supervisor, directory: Path, ip: str, core: int) -> str:
-    """Start a Triton that prefers the high model by its own means; its address."""
-    repository = directory / "theirs" / "models"
-    for model, priority in ((HIGH, 1), (LOW, 2)):
-        limiter = f'resources [{{ name: "device" count: 1 }}] priority: {priority}'
-        extra = f"rate_limiter {{ {limiter} }}"
-        group = f"instance_group [{{ count: 1 kind: KIND_CPU {extra} }}]"
-        model.lay_out(repository)
-        config = repository / model.name / "config.pbtxt"
-        text = config.read_text().replace(
-            "instance_group [{ count: 1 kind: KIND_CPU }]", f"{group}\ndynamic_batching {{ }}"
-        )
-        config.write_text(text)
-    server = triton.launch(repository, ip)
-    argv = [*server.argv, "--rate-limit=execution_count"]
+def start_theirs(
+    supervisor: Supervisor,
+    directory: Path,
+    ip: str,
+    core: int | None,
+    *,
+    models: tuple[pod.Model, pod.Model] = (HIGH, LOW),
+    environment: Mapping[str, str] = MappingProxyType({}),
+    patience: float = pod.START_TIMEOUT,
+) -> str:
+    """Start a Triton that prefers the first model by its own means; its address."""
+    theirs = directory / "theirs"
+    for i, model in enumerate(models):
+        limiter = f'resources [{{ name: "device" count: 1 }}] priority: {i + 1}'
+        replace(
+            model,
+            limiter=f"rate_limiter {{ {limiter} }}",
+            extra=f"{model.extra}\ndynamic_batching {{ }}",
+        ).lay_out(theirs / "models")
     here = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
-    log = directory / "theirs" / "triton.log"
-    process = supervisor.start("triton's own", argv, env=server.env, log=log)
+    os.sched_setaffinity(0, here if core is None else {core})
+    flags = ("--rate-limit=execution_count",)
+    pod.start_triton(supervisor, theirs / "models", theirs, ip, *flags, environment=environment)
     os.sched_setaffinity(0, here)
-    address = f"http://{ip}:{triton.HTTP_PORT}/v2"
-    process.wait_until(partial(pod.answers, f"{address}/health/live"), pod.START_TIMEOUT)
-    for model in (HIGH, LOW):
-        pod.post(f"{address}/repository/models/{model.name}/load")
+    for model in models:
+        address = f"http://{ip}:{triton.HTTP_PORT}/v2/repository/models/{model.name}"
+        pod.post(f"{address}/load", patience)
     return ip
 
 
