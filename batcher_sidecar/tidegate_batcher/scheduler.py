@@ -326,6 +326,17 @@ class Scheduler:
                 batches.append(batch)
         return batches
 
+    def stirs(self, key: int, now: float) -> bool:
+        """Whether what came for a lane may be sent by a ``poll`` now.
+
+        If not, the next one is due when a batch finishes, or by ``next_wake`` as it was before; or
+        by the deadline of what came.
+        """
+        lane = self.lanes[key]
+        return lane.in_flight < lane.slots and (
+            now >= lane.hold_until or lane.queue.rows >= lane.hold_rows
+        )
+
     def next_wake(self) -> float | None:
         """When the next ``poll`` is due though nothing happens until then."""
         wake = self._wake

@@ -1,6 +1,7 @@
 """The sidecar's process: puts its parts together, runs them, and drains them at its end."""
 
 import asyncio
+import gc
 import logging
 import os
 import secrets
@@ -101,12 +102,16 @@ class Sidecar:
                 device=device,
                 cores=settings.triton_cores or len(os.sched_getaffinity(0)),
                 strategies=strategies,
+                shared_memory=settings.allow_client_shm,
             )
             for model in settings.models
         }
-        self._plane = DataPlane(self._runtimes, settings.triton)
+        shared_memory = settings.allow_client_shm
+        self._plane = DataPlane(self._runtimes, settings.triton, shared_memory=shared_memory)
         self._plane.health_ready = lambda: not self._problems()
-        self._grpc = GrpcServer(self._plane, self._runtimes, settings.triton_grpc)
+        self._grpc = GrpcServer(
+            self._plane, self._runtimes, settings.triton_grpc, shared_memory=shared_memory
+        )
         self._pairs = PairsPage({name: one.mirror.pairs for name, one in self._runtimes.items()})
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -245,6 +250,8 @@ async def _serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    # What the imports left is never garbage, and a full collection of it holds the loop for 50 ms.
+    gc.freeze()
     await Sidecar(settings).run(stop)
 
 

@@ -296,7 +296,7 @@ async def test_a_mirror_that_ends_under_load(sidecar: Sidecar) -> None:
     callers = [asyncio.create_task(caller()) for _ in range(8)]
     await sidecar.settle(20)
     sidecar.runtime.apply(table(2, mirror=None))
-    await until(lambda: not sidecar.runtime.in_use(2))
+    await until(lambda: not sidecar.runtime.in_use(2, 0.0))
     ended = sidecar.mirrored
     sidecar.runtime.version_gone(2)
     await asyncio.gather(*(sidecar.ask(AGREE) for _ in range(20)))
@@ -323,7 +323,7 @@ async def test_a_triton_that_dies_with_a_copy_in_flight(
 ) -> None:
     (directory / "models" / "m" / "released").unlink(missing_ok=True)
     await sidecar.ask(HANG)
-    await until(lambda: sidecar.runtime.in_use(2))
+    await until(lambda: sidecar.runtime.in_use(2, 0.0))
     assert server.process
     server.process.kill()
     assert await sidecar.settle(1) == {"failed": 1}

@@ -50,7 +50,8 @@ class Batch:
     waits for. ``answer_by``: the earliest deadline of a member that still waits. ``sliced``: it
     holds the rows from ``begin`` on of its only member, whose others go in other batches;
     ``slices``: those that they are put together in. ``written_at``, ``answered_at``: when Triton
-    had all of it, and when its answer was here; the shell's to set.
+    had all of it, and when its answer was here; the shell's to set. Once freed: ``ok``, whether
+    anybody was answered well; ``flies_on``: other batches of the same members may be in flight.
     """
 
     served: Served
@@ -64,6 +65,8 @@ class Batch:
     slices: Slices | None = None
     written_at: float = 0.0
     answered_at: float = 0.0
+    ok: bool = False
+    flies_on: bool = False
 
     @property
     def version(self) -> int:

@@ -135,10 +135,11 @@ class Counters:
     def tally(self, arm: str, version: int, priority: int) -> Tally:
         """The tally of an arm, version and level; version 0 where none was chosen."""
         key = (arm, version, priority)
-        if key not in self.tallies:
+        found = self.tallies.get(key)
+        if found is None:
             duration = self.durations.setdefault((arm, version), Histogram(SECONDS))
-            self.tallies[key] = Tally(duration)
-        return self.tallies[key]
+            found = self.tallies[key] = Tally(duration)
+        return found
 
     def follow(self, table: RoutingTable) -> None:
         """Count for a table's checks from now on.

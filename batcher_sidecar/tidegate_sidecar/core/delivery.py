@@ -1,6 +1,7 @@
 """Batches as Triton gets them, and its answers as those who wait for them get them.
 
 A batch is a few requests laid end to end; or some rows of one, whose other rows go by themselves;
+or one that names shared memory, as it is;
 and a member of it may stand for several equal requests. So an answer may be for one caller, for
 several, or for nobody yet.
 """
@@ -41,6 +42,8 @@ class Delivery:
     def encode(self, batch: Batch) -> tuple[bytes, list[Buffer]]:
         """Write a batch for Triton: JSON, and the tensors that follow it."""
         members = batch.members
+        if passed := members[0].decoded.passed:
+            return passed, members[0].buffers
         group = members[0].plan.group
         inputs = range(len(group.inputs))
         if batch.sliced:
@@ -67,6 +70,9 @@ class Delivery:
         """
         if status != HTTPStatus.OK:
             return self.fail(batch, error(status, body))
+        if batch.members[0].decoded.passed:
+            data = [] if json_length is None else [memoryview(body)[json_length:]]
+            return [Answer(body[:json_length], data, binary=json_length is not None)]
         try:
             splitter = self.splitter(batch, json_length, body)
             if batch.sliced:
@@ -158,7 +164,7 @@ def error(status: int, body: bytes) -> Refusal:
         message = msgspec.json.decode(body, type=dict[str, str])["error"]
     except (msgspec.DecodeError, UnicodeDecodeError, KeyError):
         message = f"the model server answered {status}"
-    if status == HTTPStatus.NOT_FOUND:
+    if status == HTTPStatus.NOT_FOUND and "shared memory region" not in message:
         # It was ready when it was asked, so this is not the caller's mistake.
         return lost(message)
     return Refusal(status, message)

@@ -1,7 +1,8 @@
 """What may be asked for: inference, feedback on it, and the read-only part of Triton's interface.
 
 All else stays shut. With explicit model control ``POST /v2/repository/models/M/load`` runs
-whatever code the caller sends; shared memory, tracing and logging reach into the server.
+whatever code the caller sends; tracing and logging reach into the server, as does shared memory,
+which is offered only where that is asked for.
 """
 
 import re
@@ -24,6 +25,8 @@ class Kind(Enum):
     """Triton, as the path says."""
     STREAM = "stream"
     """Triton, call by call, each with the version that is meant."""
+    SHARED_MEMORY = "shared-memory"
+    """Triton, about regions of the system's shared memory, where that is offered."""
     TRITON_MODEL = "triton-model"
     """Triton, about one version: where the path names none, the one that has the traffic."""
 
@@ -41,7 +44,7 @@ class Target:
 
     def triton_path(self, default_version: int) -> str:
         """The path that Triton is asked for; a model's version is always named."""
-        if self.kind is Kind.TRITON:
+        if self.kind in (Kind.TRITON, Kind.SHARED_MEMORY):
             return self.path
         version = self.version or default_version
         return f"/v2/models/{self.model}/versions/{version}{self.suffix}"
@@ -70,11 +73,20 @@ _RPCS: Final = {
     "ServerLive": Kind.TRITON,
     "ServerMetadata": Kind.TRITON,
     "RepositoryIndex": Kind.TRITON,
+    "SystemSharedMemoryStatus": Kind.SHARED_MEMORY,
+    "SystemSharedMemoryRegister": Kind.SHARED_MEMORY,
+    "SystemSharedMemoryUnregister": Kind.SHARED_MEMORY,
     "ModelReady": Kind.TRITON_MODEL,
     "ModelMetadata": Kind.TRITON_MODEL,
     "ModelConfig": Kind.TRITON_MODEL,
     "ModelStatistics": Kind.TRITON_MODEL,
 }
+_SHARED_MEMORY: Final = re.compile(
+    r"GET /v2/systemsharedmemory(/region/[^/]+)?/status"
+    r"|POST /v2/systemsharedmemory(/region/[^/]+)?/unregister"
+    r"|POST /v2/systemsharedmemory/region/[^/]+/register"
+)
+_REGION_KEY: Final = re.compile(r"/?(?!.*triton_python_backend)[^/\0]+", re.DOTALL)
 _MODEL_PATH: Final = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(/[^/]+|)")
 _VERSION: Final = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 
@@ -88,10 +100,12 @@ def understand(method: str, target: str) -> Target:
     path = target.partition("?")[0]
     if kind := _PLAIN.get((method, path.rstrip("/"))):
         return Target(kind, method, path.rstrip("/"))
+    if _SHARED_MEMORY.fullmatch(f"{method} {path}"):
+        return Target(Kind.SHARED_MEMORY, method, path)
     match = _MODEL_PATH.fullmatch(path)
     kind = _SUFFIXES.get((method, match[3])) if match else None
     if not match or not kind or (kind is Kind.FEEDBACK and match[2] is not None):
-        raise Refusal(HTTPStatus.FORBIDDEN, f"{method} {path} is not offered here")
+        raise not_offered(f"{method} {path}")
     version = version_number(match[2], "version in the path") if match[2] is not None else None
     return Target(kind, method, path, match[1], version, match[3])
 
@@ -104,8 +118,23 @@ def understand_rpc(service: str, method: str) -> Kind:
     """
     kind = _RPCS.get(method) if service == RPC_SERVICE else None
     if kind is None:
-        raise Refusal(HTTPStatus.FORBIDDEN, f"{service}/{method} is not offered here")
+        raise not_offered(f"{service}/{method}")
     return kind
+
+
+def not_offered(what: str) -> Refusal:
+    """What is not on the list."""
+    return Refusal(HTTPStatus.FORBIDDEN, f"{what} is not offered here")
+
+
+def check_region_key(key: str) -> None:
+    """Hold the key of a region to be registered to what a client may name.
+
+    Raises:
+        Refusal: it is no name, or one of those through which Triton talks to python models.
+    """
+    if not _REGION_KEY.fullmatch(key):
+        raise malformed(f"key: {key!r} is not the key of a client's region")
 
 
 def version_number(text: str, where: str) -> int:

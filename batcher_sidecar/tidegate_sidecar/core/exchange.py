@@ -253,11 +253,17 @@ class Splitter:
         whole = len(parts) == 1
         answers: list[Answer | Refusal] = []
         row = 0
+        recipe: _Recipe | None = None
+        rows, wanted = 0, None
         for part in parts:
-            recipe = _recipe(self.reply, self.total, part.rows, part.wanted, whole)
+            if part.rows != rows or part.wanted is not wanted:  # neighbours are mostly alike
+                rows, wanted = part.rows, part.wanted
+                recipe = _recipe(self.reply, self.total, rows, wanted, whole)
             if recipe:
-                cuts = [(start + row * stride, length) for start, stride, length in recipe.cuts]
-                data = [self.data[start : start + length] for start, length in cuts]
+                data = [
+                    self.data[(begin := start + row * stride) : begin + length]
+                    for start, stride, length in recipe.cuts
+                ]
                 json = _json(self.label, part.id, recipe.tail)
                 answers.append(Answer(json, data, binary=True))
             else:

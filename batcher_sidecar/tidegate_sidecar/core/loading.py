@@ -70,7 +70,8 @@ class Loading:
         """What to do now; None when nothing is to be done, or not yet.
 
         ``serving``: versions that requests are routed to. ``present``: versions that Triton has
-        ready, which may not have been warmed yet. ``in_use``: requests wait for the version.
+        ready, which may not have been warmed yet. ``in_use``: requests wait for the version,
+        or more of a sequence may come.
         ``memory_short``: why there is no room for one more, if so.
         """
         rows = {row.version: row for row in table.versions}

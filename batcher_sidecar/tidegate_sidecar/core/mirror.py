@@ -88,6 +88,8 @@ class Mirror:
         """Whether a request that was answered well is to be copied."""
         if self._version is None or not original.evidence or original.cancelled:
             return False
+        if original.decoded.call.unique:
+            return False
         if original.arm != names.ARM_STABLE or not _falls(self._spread):
             return False
         if self._version in self._batcher.served and self._shadows.has_room():

@@ -117,7 +117,7 @@ class Pending(Item):
         self.rows = plan.rows
         self.group = plan.group
         self.alone = plan.group.alone
-        self.size = sum(map(len, self.buffers))
+        self.size = plan.size if plan.size is not None else sum(map(len, self.buffers))
 
     def end(self, outcome: Outcome, now: float) -> None:
         """Count the request as it was answered."""
@@ -125,6 +125,8 @@ class Pending(Item):
         self.tally.count(outcome)
         if outcome != "rejected":
             self.tally.duration.observe(seconds)
+        if not self.checks:
+            return
         failed = outcome in ("server_error", "expired")
         for i, check in enumerate(self.checks):
             if check.bound is None:

@@ -10,7 +10,9 @@ distribution  to every member's answer written to its caller's socket
 The last three are the same for all members of a batch, and cost one look at a clock each.
 """
 
+from collections import Counter
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from tidegate_contract import names
@@ -25,6 +27,7 @@ LATELY: Final = 30.0
 _BOUNDS: Final = tuple(1e-6 * 2 ** (i / 2) for i in range(52))
 """Seconds, from 1 us to 47 s: batches are written and given out in microseconds."""
 
+_level = attrgetter("level")
 _Stages = tuple[Histogram, Histogram, Histogram]
 
 
@@ -56,10 +59,7 @@ class Profile:
         now: float,
     ) -> None:
         """Count a batch that was sent and whose answers are out."""
-        levels: dict[int, int] = {}
-        for one in members:
-            levels[one.level] = levels.get(one.level, 0) + 1
-        for level, count in levels.items():
+        for level, count in Counter(map(_level, members)).items():
             stages = self._stages.get((version, level))
             if stages is None:
                 made = Histogram(_BOUNDS), Histogram(_BOUNDS), Histogram(_BOUNDS)

@@ -30,10 +30,11 @@ from tidegate_sidecar.core.feedback import Feedback, covariate
 from tidegate_sidecar.core.mirror import Found, Mirror
 from tidegate_sidecar.core.pending import Pending
 from tidegate_sidecar.core.profile import Profile
-from tidegate_sidecar.core.refusal import Refusal, Unserved, late, malformed, unavailable
-from tidegate_sidecar.core.request import Buffer, Decoded, Decoder, Plan, unsigned_header
+from tidegate_sidecar.core.refusal import Refusal, Unserved, late, unavailable
+from tidegate_sidecar.core.request import Buffer, Call, Decoded, Decoder, Plan, unsigned_header
 from tidegate_sidecar.core.retry import Retries
 from tidegate_sidecar.core.routing import Router, default_arm
+from tidegate_sidecar.core.sequences import Pin, Sequences, Step, step_of
 from tidegate_sidecar.core.shadows import Shadow
 from tidegate_sidecar.core.strategies import BUILT_IN, Chosen, Strategies
 from tidegate_sidecar.core.tokens import ARMS, Subject
@@ -48,8 +49,8 @@ class ModelRuntime:
     """Decides for every request of one model. Times are seconds of any one steady clock.
 
     ``issuer``: see ``Feedback``. ``device``: what the models of the pod share; None: this one is
-    alone. ``cores``: see ``capacity``. ``direct_at``: by version, when a request last named it
-    itself.
+    alone. ``cores``: see ``capacity``. ``shared_memory``: see ``Decoder``.
+    ``direct_at``: by version, when a request last named it itself.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class ModelRuntime:
         device: Device | None = None,
         cores: int | None = None,
         strategies: Strategies = BUILT_IN,
+        shared_memory: bool = False,
     ) -> None:
         self.model = model
         self.table: RoutingTable | None = None
@@ -76,9 +78,11 @@ class ModelRuntime:
         self._pressed: str | None = None
         self.profile = Profile(self.counters)
         self.mirror = Mirror(f"{model}/{pod_uid}", self._batcher, self.counters)
-        self._decoder = Decoder()
+        self._decoder = Decoder(shared_memory=shared_memory)
         self._quotas = Quotas({}, {})
         self.deduplicator = Deduplicator()
+        self.sequences = Sequences()
+        self._out_of_turn: list[tuple[Pending, Refusal]] = []
         self._delivery = Delivery(model, self.deduplicator)
         self._retries = Retries()
         self._due: list[tuple[Pending, Result]] = []
@@ -110,7 +114,7 @@ class ModelRuntime:
             displaced = self._callers(self._batcher.stop(version))
             for pending in displaced:
                 pending.slices = None
-            self._displaced += displaced
+            self._displaced += displaced + self.sequences.forget(version)
             self.deduplicator.forget(version)
             self.mirror.version_gone(version)
 
@@ -119,9 +123,9 @@ class ModelRuntime:
         """The versions that requests are sent to."""
         return {version: served.info for version, served in self._batcher.served.items()}
 
-    def in_use(self, version: int) -> bool:
-        """Whether requests of a version wait or are in flight."""
-        return self._batcher.in_use(version)
+    def in_use(self, version: int, now: float) -> bool:
+        """Whether requests of a version wait or are in flight, or more of a sequence may come."""
+        return self._batcher.in_use(version) or self.sequences.holds(version, now)
 
     @property
     def default_version(self) -> int:
@@ -134,23 +138,36 @@ class ModelRuntime:
             raise unavailable(f"model {self.model} has no routing table yet")
         return default_arm(self.table).version
 
-    def choose(self, version: int | None, headers: Mapping[str, str], now: float) -> int:
+    def choose(
+        self, call: Call, version: int | None, headers: Mapping[str, str], now: float
+    ) -> int:
         """The version for a call that passes by the queue, and is no evidence for anybody.
 
-        Its arm's, or the default one's where that is not ready here. ``version``, ``headers``: as
-        in ``submit``. It counts as ``direct``: for a while the version is not unloaded.
+        Its sequence's, else its arm's, or the default one's where that is not ready here.
+        ``version``, ``headers``: as in ``submit``. It counts as ``direct``: for a while the version
+        is not unloaded.
 
         Raises:
             Refusal: nothing ready can serve it.
         """
+        step = step_of(call) if call.alone else None
+        pin = self.sequences.find(step, now) if step else None
         if version is None:
-            default = self.default_version
-            header = self._router.header
-            arm, _, _ = self._router.route(headers.get(header) if header else None)
-            version = arm.version if arm.version in self._batcher.served else default
-        self._named(version)
+            version = pin.version if pin else self._chosen(step, headers)
+        served = self._named(version)
+        if step and (step.starts or pin):
+            pin = pin or Pin(version, names.ARM_DIRECT, served.info.sequence_idle)
+            self.sequences.pin(step, pin, now)
         self.direct_at[version] = now
         return version
+
+    def _chosen(self, step: Step | None, headers: Mapping[str, str]) -> int:
+        default = self.default_version
+        if step and not step.starts:
+            return default
+        header = self._router.header
+        arm, _, _ = self._router.route(headers.get(header) if header else None)
+        return arm.version if arm.version in self._batcher.served else default
 
     def submit(
         self,
@@ -182,8 +199,19 @@ class ModelRuntime:
             outcome: Outcome = "client_error" if refusal.retry_after is None else "rejected"
             self.counters.tally(names.ARM_NONE, 0, level).count(outcome)
             raise
-        self._enter(pending, now, self._admit)
+        if decoded.call.alone:
+            self._line_up(pending, now)
+        else:
+            self._enter(pending, now, self._admit)
         return pending
+
+    def stirs(self, pending: Pending, now: float) -> bool:
+        """Whether a ``poll`` is due for a request that was let in; besides for its deadlines."""
+        return (
+            not pending.waits
+            or bool(self._thrown_out)
+            or self._batcher.scheduler.stirs(pending.version, now)
+        )
 
     def cancel(self, pending: Pending, now: float) -> None:
         """Forget the caller of a request; where it still waits, the request too."""
@@ -194,16 +222,21 @@ class ModelRuntime:
         if carrier := self.deduplicator.leave(pending):
             self._batcher.cancel(carrier)
             carrier.slices = None
-        elif not self._batcher.cancel(pending) and pending in self._displaced:
+        elif (
+            not self._batcher.cancel(pending)
+            and not self.sequences.leave(pending)
+            and pending in self._displaced
+        ):
             self._displaced.remove(pending)
+            self.sequences.over(pending, now)
 
     def given_up(self, now: float) -> list[tuple[Pending, Refusal]]:
         """Give up what is too late, and what was thrown out for others; to ask after each poll.
 
         Returns them with the answers that they get; they are counted.
         """
-        given_up: list[tuple[Pending, Refusal]] = []
-        for pending in self._batcher.expired(now):
+        given_up, self._out_of_turn = self._out_of_turn, []
+        for pending in (*self._batcher.expired(now), *self.sequences.late(now)):
             if isinstance(pending, Carrier):
                 given_up += self._release(pending, now)
                 continue
@@ -247,13 +280,14 @@ class ModelRuntime:
                 elif not isinstance(refusal, _OfTheQueue):
                     pending.end(_outcome(refusal), now)
                 pending.cancelled = pending.counted = True  # a slice of it may be in flight
+                self.sequences.over(pending, now)
                 refused.append((pending, refusal))
         return refused
 
     @property
     def waiting(self) -> int:
         """Requests that wait, without shadows."""
-        return self._batcher.waiting
+        return self._batcher.waiting + len(self.sequences.held)
 
     def live(self, now: float) -> BatchLive | None:
         """How it batches just now, for people; None before the first table."""
@@ -312,6 +346,8 @@ class ModelRuntime:
         ``quiet``: no request of another model waits for this device.
         """
         self._entered_again = False
+        if self.sequences.held:
+            self._take_turns(now)
         batches = self._batcher.poll(now, quiet=quiet)
         for batch in batches:
             self.counters.batch(batch.version, batch.rows)
@@ -323,6 +359,8 @@ class ModelRuntime:
             return 0.0
         wake = self._batcher.next_wake()
         due = self.deduplicator.due
+        if self.sequences.held:
+            due = min(due, self.sequences.due)
         return due if due < (inf if wake is None else wake) else wake
 
     def encode(self, batch: Batch) -> tuple[bytes, list[Buffer]]:
@@ -352,33 +390,50 @@ class ModelRuntime:
         return self._delivery.fail(batch, refusal)
 
     def finish(self, batch: Batch, results: Sequence[Result | None], now: float) -> Batch | None:
-        """Count a batch whose members have been answered, and free its slot.
+        """Free the slot of a batch whose members have been answered, and count them.
 
         Returns what is to be sent in that slot before it is free.
         """
-        answered_at = batch.answered_at or now
-        ok = any(
+        after = self.free(batch, results, batch.answered_at or now)
+        self.count(batch, results, now)
+        return after
+
+    def free(self, batch: Batch, results: Sequence[Result | None], now: float) -> Batch | None:
+        """Free the slot of a batch that was read; once its members are answered, ``count`` them.
+
+        Returns what is to be sent in that slot before it is free.
+        """
+        batch.ok = any(
             batch.sliced if result is None else not isinstance(result, Refusal)
             for result in results
         )
         again = self._retries.concerns(batch)
-        root, after = self._retries.ended(batch, answered_at)
+        root, after = self._retries.ended(batch, now)
         if again and batch is not root:
-            self.counters.retried(batch.version, "answered" if ok else "failed")
+            self.counters.retried(batch.version, "answered" if batch.ok else "failed")
+        for pending, result in zip(batch.members, results, strict=True) if batch.sliced else ():
+            if result is not None and pending.waits:
+                self._batcher.cancel(pending)  # without one slice the others are worth nothing
+        batch.flies_on = after is not None or batch.sliced
+        if self.sequences.going:
+            self.sequences.over(batch.members[0], now)
+        if after is None:
+            self._batcher.finished(root, now, ok=batch.ok and root is batch)
+        return after
+
+    def count(self, batch: Batch, results: Sequence[Result | None], now: float) -> None:
+        """Count a batch that was freed, and whose members have been answered."""
+        answered_at = batch.answered_at or now
         for pending, result in zip(batch.members, results, strict=True):
             if result is None:
                 continue
-            if pending.waits:
-                self._batcher.cancel(pending)  # without one slice the others are worth nothing
             if isinstance(pending, Carrier):
                 self._hand_out(pending, result, now)
             else:
                 self._end(pending, result, now)
-                if after or batch.sliced:  # while a batch of it flies on
+                if batch.flies_on:
                     pending.cancelled = pending.counted = True
-        if after is None:
-            self._batcher.finished(root, answered_at, ok=ok and root is batch)
-        if ok and batch.written_at:
+        if batch.ok and batch.written_at:
             self.profile.answered(
                 batch.version,
                 batch.members,
@@ -387,10 +442,12 @@ class ModelRuntime:
                 distribution=now - answered_at,
                 now=now,
             )
-        return after
 
     def _end(self, pending: Pending, result: Result, now: float) -> None:
         """Count a request that was sent, by what was answered."""
+        if isinstance(result, Answer) and not pending.cancelled:  # almost all
+            pending.end("ok", now)
+            return
         outcome = _outcome(result)
         if isinstance(result, Unserved):
             if not pending.cancelled:
@@ -466,7 +523,7 @@ class ModelRuntime:
 
     def look(self, now: float) -> None:
         """Count what is overdue though unanswered: before every scrape."""
-        for pending in self._batcher.unanswered():
+        for pending in (*self._batcher.unanswered(), *self.sequences.held):
             pending.look(now)
         for pending in self.deduplicator.waiting:
             if not pending.cancelled:
@@ -513,31 +570,75 @@ class ModelRuntime:
         """
         if self.table is None:
             raise unavailable(f"model {self.model} has no routing table yet")
-        if version is not None:
-            self._assign(pending, names.ARM_DIRECT, self._named(version))
-            self.direct_at[version] = pending.arrived
-            return
         if pending.decoded.call.alone:
-            raise malformed("parameters.sequence_id: a sequence must name its version in the path")
+            self._route_step(pending, version, headers)
+        elif version is not None:
+            self._direct(pending, version)
+        else:
+            self._split(pending, headers)
+
+    def _route_step(
+        self, pending: Pending, version: int | None, headers: Mapping[str, str]
+    ) -> None:
+        """Give part of a sequence to the version that the sequence is with, and let it line up."""
+        assert self.table
+        now = pending.arrived
+        step = step_of(pending.decoded.call)
+        pin = self.sequences.find(step, now)
+        user: tuple[int | None, int] = None, 0
+        if version is not None:
+            self._direct(pending, version)
+        elif pin:
+            self._follow(pending, pin, headers)
+        elif step.starts:
+            user = self._split(pending, headers)
+        else:
+            default = default_arm(self.table)
+            self._assign(pending, default.name, self._named(default.version))
+        if step.starts:
+            idle = self._batcher.served[pending.version].info.sequence_idle
+            pin = Pin(pending.version, pending.arm, idle, pending.evidence, *user)
+        if pin:
+            self.sequences.pin(step, pin, now)
+        self.sequences.enter(step, pending, now)
+
+    def _follow(self, pending: Pending, pin: Pin, headers: Mapping[str, str]) -> None:
+        """Give a request to the arm of its sequence's start, as evidence while that is an arm."""
+        assert self.table
+        self._assign(pending, pin.arm, self._named(pin.version))
+        if pin.evidence and any(
+            (arm.name, arm.version) == (pin.arm, pin.version) for arm in self.table.split
+        ):
+            self._credit(pending, pin.bucket, pin.mark, headers)
+
+    def _direct(self, pending: Pending, version: int) -> None:
+        self._assign(pending, names.ARM_DIRECT, self._named(version))
+        self.direct_at[version] = pending.arrived
+
+    def _split(self, pending: Pending, headers: Mapping[str, str]) -> tuple[int | None, int]:
+        """Give a request to its arm by the split; returns the bucket and the mark of its user."""
         header = self._router.header
         arm, bucket, mark = self._router.route(headers.get(header) if header else None)
         served = self._batcher.served.get(arm.version)
         if not served:
             pending.arm = arm.name
             self._fall_back(pending)
-            return
+            return bucket, mark
         self._assign(pending, arm.name, served)
         if arm.name != names.ARM_UNASSIGNED:
-            if bucket is not None:
-                pending.stratum = BUCKET_STRATA[bucket]
-                self.users.see(arm.name, mark)
-            elif not header:
-                pending.stratum = level_stratum(pending.level)
-            self._concern(pending, bucket, headers)
+            self._credit(pending, bucket, mark, headers)
+        return bucket, mark
 
-    def _concern(self, pending: Pending, bucket: int | None, headers: Mapping[str, str]) -> None:
+    def _credit(
+        self, pending: Pending, bucket: int | None, mark: int, headers: Mapping[str, str]
+    ) -> None:
         """Make a request evidence for or against its arm."""
         pending.evidence = True
+        if bucket is not None:
+            pending.stratum = BUCKET_STRATA[bucket]
+            self.users.see(pending.arm, mark)
+        elif not self._router.header:
+            pending.stratum = level_stratum(pending.level)
         checks = pending.tally.checks.get(pending.stratum)
         if checks is None:
             checks = self.counters.concerning(
@@ -573,7 +674,7 @@ class ModelRuntime:
         Raises:
             Refusal: as in ``_route``.
         """
-        if pending.sent:  # some of its rows
+        if pending.sent or pending.decoded.call.alone:  # its other rows, or its sequence, are lost
             raise unavailable(f"version {pending.version} of model {self.model} has gone")
         if served := self._batcher.served.get(pending.version):
             plan = Plan.of(pending.decoded.call, served.interface)
@@ -587,6 +688,33 @@ class ModelRuntime:
         plan = Plan.of(pending.decoded.call, served.interface)
         tally = self.counters.tally(arm, served.info.version, pending.level)
         pending.assign(arm, served.info.version, plan, tally)
+
+    def _line_up(self, pending: Pending, now: float) -> None:
+        """Let part of a sequence wait, for its turn first.
+
+        Raises:
+            Refusal: as ``_admit``.
+        """
+        if pending not in self.sequences.held:
+            try:
+                self._admit(pending, now)
+            except Refusal:
+                self.sequences.over(pending, now)
+                raise
+        elif self.waiting > self._settings.queue_max_size:
+            self.sequences.leave(pending)
+            pending.drop("rejected", now)
+            status, retry_after = HTTPStatus.TOO_MANY_REQUESTS, self._retry_after(now)
+            raise _OfTheQueue(status, "Exceeds maximum queue size", retry_after)
+
+    def _take_turns(self, now: float) -> None:
+        """Let those wait with all others whose predecessor in their sequence is answered."""
+        for pending in self.sequences.turns():
+            try:
+                self._offer(pending, now)
+            except _OfTheQueue as refusal:
+                self.sequences.over(pending, now)
+                self._out_of_turn.append((pending, refusal))
 
     def _enter(self, pending: Pending, now: float, admit: "_Admit") -> None:
         """Let a request wait, where it need not be sent without being admitted.
@@ -611,7 +739,7 @@ class ModelRuntime:
 
     def _key(self, pending: Pending, now: float) -> Key | None:
         """What a request shares with equal ones; None: it goes by itself."""
-        if pending.decoded.call.alone or pending.answer_by <= now:
+        if pending.decoded.call.unique or pending.answer_by <= now:
             return None
         if not self._batcher.served[pending.version].interface.repeatable:
             return None

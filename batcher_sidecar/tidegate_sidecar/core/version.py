@@ -1,8 +1,12 @@
 """What the data plane must know of a version that Triton has ready."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from tidegate_contract.acknowledgement import Tensor
+
+SEQUENCE_IDLE: Final = 60.0
+"""Seconds, where a model's configuration gives none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +18,8 @@ class VersionInfo:
     runs side by side; ``on_cores``: those of them that its configuration places on the CPU.
     ``preferred``: the largest batch size that it prefers; 0: it names none. Shapes are without the
     batch dimension. ``stateful``: an answer depends on the requests before it. ``deterministic``:
-    equal requests have equal answers.
+    equal requests have equal answers. ``sequence_idle``: seconds after
+    whose last request a sequence is over.
     """
 
     version: int
@@ -27,3 +32,4 @@ class VersionInfo:
     deterministic: bool = True
     on_cores: int = 0
     preferred: int = 0
+    sequence_idle: float = SEQUENCE_IDLE

@@ -45,6 +45,7 @@ class Settings:
     table_directory: Path | None
     secret_directory: Path | None
     drain_grace: float
+    allow_client_shm: bool
 
 
 def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
@@ -175,6 +176,16 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         "where the models' Secrets are mounted, each in a folder of its own name: they are read"
         " there, not from the API server",
     )
+    parser.add_argument(
+        "--allow-client-shm",
+        type=_switch,
+        nargs="?",
+        const=True,
+        default=environment.get("TIDEGATE_ALLOW_CLIENT_SHM") or "false",
+        metavar="true|false",
+        help="let clients register regions of the system's shared memory, and keep tensors there"
+        " [TIDEGATE_ALLOW_CLIENT_SHM]",
+    )
     add("--drain-grace", "TIDEGATE_DRAIN_GRACE", _seconds, "20", "seconds to drain at the end")
     return parser
 
@@ -209,6 +220,12 @@ def _cores(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of cores")
     return int(text)
+
+
+def _switch(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text == "true"
 
 
 def _seconds(text: str) -> float:

@@ -80,8 +80,9 @@ def call_of(request: Any) -> Call:
     call = request.model_name, request.model_version, request.id
     typed = any(one.HasField("contents") for one in request.inputs)
     contents = _typed_contents(request) if typed else list(request.raw_input_contents)
-    if len(contents) != len(request.inputs):
-        raise malformed(f"raw_input_contents: {len(contents)} for {len(request.inputs)} inputs")
+    carried = sum(not _shared(one) for one in request.inputs)
+    if len(contents) != carried:
+        raise malformed(f"raw_input_contents: {len(contents)} for {carried} inputs")
     for field in ("model_name", "model_version", "id", "raw_input_contents"):
         request.ClearField(field)
     described = request.SerializeToString(deterministic=True)
@@ -114,10 +115,19 @@ def _typed_contents(request: Any) -> list[bytes]:
     """Turn values that have a field for their type into raw contents."""
     if request.raw_input_contents:
         raise malformed("raw_input_contents: not together with inputs[].contents")
-    found = [_raw(one, f"inputs[{i}].contents") for i, one in enumerate(request.inputs)]
+    found = [
+        _raw(one, f"inputs[{i}].contents")
+        for i, one in enumerate(request.inputs)
+        if not _shared(one) or one.HasField("contents")
+    ]
     for one in request.inputs:
         one.ClearField("contents")
     return found
+
+
+def _shared(one: Any) -> bool:
+    """Whether an input or an output lies in shared memory, and has no contents here."""
+    return "shared_memory_region" in one.parameters
 
 
 def _raw(one: Any, where: str) -> bytes:
@@ -139,6 +149,7 @@ def _raw(one: Any, where: str) -> bytes:
 def _json(described: bytes, sizes: tuple[int, ...]) -> bytes:
     """Write the JSON of a request without values."""
     request = ModelInferRequest.FromString(described)
+    size = iter(sizes)
     return msgspec.json.encode(
         {
             "inputs": [
@@ -147,15 +158,15 @@ def _json(described: bytes, sizes: tuple[int, ...]) -> bytes:
                     "datatype": one.datatype,
                     "shape": list(one.shape),
                     "parameters": _values(one.parameters, f"inputs[{i}].parameters")
-                    | {"binary_data_size": size},
+                    | ({} if _shared(one) else {"binary_data_size": next(size)}),
                 }
-                for i, (one, size) in enumerate(zip(request.inputs, sizes, strict=True))
+                for i, one in enumerate(request.inputs)
             ],
             "outputs": [
                 {
                     "name": one.name,
                     "parameters": _values(one.parameters, f"outputs[{i}].parameters")
-                    | {"binary_data": True},
+                    | ({} if _shared(one) else {"binary_data": True}),
                 }
                 for i, one in enumerate(request.outputs)
             ],
@@ -201,7 +212,7 @@ def _describe(header: bytes) -> _Description:
             for one in outputs
         ],
     )
-    sizes = tuple(one["parameters"]["binary_data_size"] for one in outputs)
+    sizes = tuple(one.get("parameters", {}).get("binary_data_size", 0) for one in outputs)
     return _Description(before.SerializeToString(), after.SerializeToString(), sizes)
 
 

@@ -24,11 +24,13 @@ from tidegate_sidecar.core.endpoints import (
     RPC_SERVICE,
     Kind,
     Target,
+    check_region_key,
+    not_offered,
     understand_rpc,
     version_number,
 )
 from tidegate_sidecar.core.refusal import Refusal, malformed
-from tidegate_sidecar.core.request import Buffer
+from tidegate_sidecar.core.request import Buffer, Call, Decoder
 from tidegate_sidecar.core.runtime import ModelRuntime
 from tidegate_sidecar.shell.connection import Caller
 from tidegate_sidecar.shell.grpc_messages import call_of, parse_call, write_answer
@@ -66,6 +68,9 @@ _REQUESTS: Final = {
     "ModelMetadata": messages.ModelMetadataRequest,
     "ModelConfig": messages.ModelConfigRequest,
     "ModelStatistics": messages.ModelStatisticsRequest,
+    "SystemSharedMemoryStatus": messages.SystemSharedMemoryStatusRequest,
+    "SystemSharedMemoryRegister": messages.SystemSharedMemoryRegisterRequest,
+    "SystemSharedMemoryUnregister": messages.SystemSharedMemoryUnregisterRequest,
 }
 _NOT_READY: Final = b""
 """``ModelReadyResponse`` of a model that is not here: no error, to Triton."""
@@ -128,7 +133,7 @@ class _Waiting:
 class GrpcServer:
     """The gRPC face of one pod.
 
-    ``triton``: host:port of Triton's own. ``clock``: the data plane's.
+    ``triton``: host:port of Triton's own. ``clock``, ``shared_memory``: the data plane's.
     """
 
     def __init__(
@@ -137,8 +142,11 @@ class GrpcServer:
         runtimes: Mapping[str, ModelRuntime],
         triton: str,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        shared_memory: bool = False,
     ) -> None:
         self._plane = plane
+        self._shared_memory = shared_memory
         self._runtimes = runtimes
         self._triton = triton
         self._clock = clock
@@ -172,6 +180,8 @@ class GrpcServer:
         service, _, method = details.method.lstrip("/").partition("/")
         try:
             kind = understand_rpc(service, method)
+            if kind is Kind.SHARED_MEMORY and not self._shared_memory:
+                raise not_offered(f"{service}/{method}")
         except Refusal as refusal:
             return grpc.stream_stream_rpc_method_handler(_refusing(refusal))
         if kind is Kind.INFER:
@@ -244,6 +254,8 @@ class GrpcServer:
         if "version" in kind.DESCRIPTOR.fields_by_name and question.name:
             default = self._runtime(question.name).default_version
             question.version = str(_named(question.version) or default)
+        if isinstance(question, messages.SystemSharedMemoryRegisterRequest):
+            check_region_key(question.key)
         written: bytes = question.SerializeToString()
         return written
 
@@ -258,12 +270,13 @@ class GrpcServer:
         upstream = self._channel.stream_stream(f"/{RPC_SERVICE}/ModelStreamInfer")
         opened = upstream(timeout=context.time_remaining())
         try:
-            await Stream(self._choose, headers, opened, context).run(calls)
+            decoder = Decoder(shared_memory=self._shared_memory)
+            await Stream(self._choose, headers, opened, context, decoder).run(calls)
         except grpc.aio.AioRpcError as error:
             await context.abort(error.code(), error.details() or "")
 
-    def _choose(self, model: str, version: str, headers: Mapping[str, str]) -> int:
-        return self._runtime(model).choose(_named(version), headers, self._clock())
+    def _choose(self, call: Call, model: str, version: str, headers: Mapping[str, str]) -> int:
+        return self._runtime(model).choose(call, _named(version), headers, self._clock())
 
 
 def _refusing(refusal: Refusal) -> Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]]:

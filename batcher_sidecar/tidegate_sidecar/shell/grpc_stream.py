@@ -15,14 +15,15 @@ from grpc.aio import AioRpcError, StreamStreamCall
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelStreamInferResponse
 
 from tidegate_sidecar.core.refusal import Refusal
-from tidegate_sidecar.core.request import Decoder
+from tidegate_sidecar.core.request import Call, Decoder
 from tidegate_sidecar.shell.grpc_messages import call_of, parse_call
 
 _FINAL: Final = "triton_enable_empty_final_response"
 """The one reserved parameter that Triton takes from a client: it concerns streams alone."""
 
-Choose = Callable[[str, str, Mapping[str, str]], int]
-"""The version for a call, by its model, the version that it names, and the stream's headers.
+Choose = Callable[[Call, str, str, Mapping[str, str]], int]
+"""The version for a call, by its model, the version that it names and the stream's
+headers.
 
 Raises Refusal where nothing can serve it."""
 
@@ -40,13 +41,13 @@ class Stream:
         headers: Mapping[str, str],
         upstream: StreamStreamCall[bytes, bytes],
         context: Any,
+        decoder: Decoder,
     ) -> None:
         self._choose = choose
         self._headers = headers
         self._upstream = upstream
         self._context = context
-        self._decoder = Decoder()
-        self._pinned: dict[tuple[str, int | str], int] = {}
+        self._decoder = decoder
         self._writing = asyncio.Lock()
 
     async def run(self, calls: AsyncIterator[bytes]) -> None:
@@ -78,8 +79,10 @@ class Stream:
         request = None
         try:
             request = parse_call(message)
-            self._check(request)
-            request.model_version = str(self._version(request))
+            version = self._choose(
+                self._read(request), request.model_name, request.model_version, self._headers
+            )
+            request.model_version = str(version)
         except Refusal as refusal:
             answer = ModelStreamInferResponse(error_message=refusal.message)
             answer.infer_response.id = request.id if request else ""
@@ -88,8 +91,8 @@ class Stream:
             return
         await self._upstream.write(request.SerializeToString())
 
-    def _check(self, request: Any) -> None:
-        """Hold a call to the protocol.
+    def _read(self, request: Any) -> Call:
+        """Read a call, which holds it to the protocol.
 
         Raises:
             Refusal: the client's mistake, by field.
@@ -98,28 +101,9 @@ class Stream:
         checked.CopyFrom(request)
         checked.parameters.pop(_FINAL, None)
         call = call_of(checked)
-        self._decoder.decode(call.body, call.json_length)
-
-    def _version(self, request: Any) -> int:
-        """The version of a call's sequence, else the one that is chosen for it."""
-        model = request.model_name
-        sequence = _value(request.parameters, "sequence_id")
-        key = model, sequence or 0
-        version = None if _value(request.parameters, "sequence_start") else self._pinned.get(key)
-        if version is None:
-            version = self._choose(model, request.model_version, self._headers)
-        if sequence:
-            self._pinned[key] = version
-            if _value(request.parameters, "sequence_end"):
-                del self._pinned[key]
-        return version
+        decoded, _ = self._decoder.decode(call.body, call.json_length)
+        return decoded.call
 
     async def _write(self, answer: bytes) -> None:
         async with self._writing:
             await self._context.write(answer)
-
-
-def _value(parameters: Any, name: str) -> Any:
-    if name not in parameters:
-        return None
-    return getattr(parameters[name], parameters[name].WhichOneof("parameter_choice"))

@@ -192,13 +192,14 @@ class VersionKeeper:
         self._present = {version for version, (ready, _) in states.items() if ready}
 
     def _next(self, table: RoutingTable) -> Load | Unload | None:
+        now = asyncio.get_running_loop().time()
         return self._loading.next(
             table,
             serving=self._runtime.ready,
             present=self._present,
-            in_use=self._runtime.in_use,
+            in_use=lambda version: self._runtime.in_use(version, now),
             memory_short=self._memory_short(),
-            now=asyncio.get_running_loop().time(),
+            now=now,
         )
 
     async def _do(self, action: Load | Unload, table: RoutingTable) -> bool:

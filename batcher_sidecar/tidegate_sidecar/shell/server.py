@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from functools import lru_cache, partial
 from http import HTTPStatus
-from typing import Any, Final, TypeVar
+from math import inf
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
@@ -18,7 +19,7 @@ from tidegate_contract import names
 from tidegate_sidecar.core.batcher import Batch
 from tidegate_sidecar.core.compare import Tensors
 from tidegate_sidecar.core.delivery import Result
-from tidegate_sidecar.core.endpoints import Kind, Target
+from tidegate_sidecar.core.endpoints import Kind, Target, check_region_key, not_offered
 from tidegate_sidecar.core.pending import Pending
 from tidegate_sidecar.core.refusal import Refusal, malformed, unavailable
 from tidegate_sidecar.core.request import Buffer
@@ -32,6 +33,7 @@ _log = logging.getLogger(__name__)
 _JSON: Final = b"Content-Type: application/json\r\n"
 _TOKEN_FIELD: Final = f"{names.HEADER_FEEDBACK}: %b\r\n".encode()
 _BINARY: Final = b"Content-Type: application/octet-stream\r\n"
+_OK: Final = HTTPStatus.OK.value
 _DRAIN_STEP: Final = 0.05
 _CLEARING_SECONDS: Final = 0.05
 """How long what is under way is waited for before a load; what is slower takes its chance."""
@@ -51,12 +53,20 @@ class _IndexQuery(msgspec.Struct):
     ready: bool = False
 
 
+class _Region(msgspec.Struct):
+    """What registering a region of shared memory takes."""
+
+    key: str
+    byte_size: Annotated[int, msgspec.Meta(ge=0)]
+    offset: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
 class DataPlane:
     """Serves every model of one pod.
 
     ``triton_url``: host:port. ``clock``: seconds, steady; the one that ``metrics.render`` is given.
     ``epoch``: seconds since 1970. ``health_ready``: what ``/v2/health/ready`` answers; the control
-    side sets it.
+    side sets it. ``shared_memory``: regions of it may be registered.
     """
 
     def __init__(
@@ -65,7 +75,10 @@ class DataPlane:
         triton_url: str,
         clock: Callable[[], float] = time.monotonic,
         epoch: Callable[[], float] = time.time,
+        *,
+        shared_memory: bool = False,
     ) -> None:
+        self._shared_memory = shared_memory
         self.health_ready: Callable[[], bool] = lambda: False
         self.draining = False
         self.connections: set[Connection] = set()
@@ -159,6 +172,8 @@ class DataPlane:
             ready = self.health_ready() and not self.draining
             status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
             connection.respond(status, b"", [])
+        elif target.kind is Kind.SHARED_MEMORY and not self._shared_memory:
+            raise not_offered(f"{target.method} {target.path}")
         else:
             task = asyncio.get_running_loop().create_task(self._ask(connection, target, body))
             self._asking.add(task)
@@ -188,11 +203,7 @@ class DataPlane:
             runtime = self._model(target.model).runtime
             default = target.version or runtime.default_version
         if target.method == "POST":
-            try:
-                query = msgspec.json.decode(body or b"{}", type=_IndexQuery)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise malformed(f"request: {error}") from error
-            body = msgspec.json.encode(query)
+            body = _written_anew(target.path, body)
         path = target.triton_path(default)
         return upstream.plain_request(self._triton.url, target.method, path, body)
 
@@ -214,7 +225,7 @@ class _Model:
         self._scheduled = False
         self._held = False
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._wake_at = inf
         self._comparing: set[asyncio.Task[None]] = set()
 
     def infer(
@@ -225,16 +236,23 @@ class _Model:
         Raises:
             Refusal: it gets no inference.
         """
+        now = self._clock()
         pending = self.runtime.submit(
             connection,
             body,
             json_length=head.json_length,
             version=version,
             headers=head.headers,
-            now=self._clock(),
+            now=now,
         )
         connection.cancel = partial(self._cancel, pending)
-        self._schedule()
+        # While a batch is in flight most requests change nothing, and a poll costs 3 us.
+        if not self._scheduled and (
+            pending.answer_by < self._wake_at
+            or pending.send_by < self._wake_at
+            or self.runtime.stirs(pending, now)
+        ):
+            self._schedule()
 
     def replan(self) -> None:
         """See to what waited for a version that has gone."""
@@ -277,16 +295,16 @@ class _Model:
     def _wake(self, now: float) -> None:
         """See to it that the next poll comes in time; one too early costs less than a new timer."""
         wake = self.runtime.next_wake()
-        if self._timer and (wake is None or wake < self._timer_at):
+        if self._timer and (wake is None or wake < self._wake_at):
             self._timer.cancel()
-            self._timer = None
+            self._timer, self._wake_at = None, inf
         if wake is not None and not self._timer:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(max(wake - now, 0.0), self._woken)
-            self._timer_at = wake
+            self._wake_at = wake
 
     def _woken(self) -> None:
-        self._timer = None
+        self._timer, self._wake_at = None, inf
         self._schedule()
 
     def _is_quiet(self) -> bool:
@@ -308,24 +326,39 @@ class _Model:
         batch.written_at = self._clock()
 
     def _done(self, batch: Batch, response: upstream.Response | Refusal) -> None:
-        """Answer every member, whatever it was that came."""
+        """Answer every member, whatever it was that came.
+
+        What waits is sent before that, so that the model server works while answers are written;
+        where nothing waits, nobody's answer waits for the accounts.
+        """
         batch.answered_at = self._clock()
         if batch.shadow:
             self._shadows_done(batch, response)
             return
         results = self._results(batch, response, self.runtime.complete, self.runtime.fail)
+        others = self.runtime.waiting
+        if others:
+            self._free(batch, results)
         for pending, result in zip(batch.members, results, strict=True):
             if result is not None and not pending.cancelled:
                 self._answer(pending, result)
+        if not others:
+            self._free(batch, results)
         if self.runtime.mirror.on and not isinstance(response, Refusal):
             self._reflect(batch, response, results)
-        after = self.runtime.finish(batch, results, self._clock())
+        self.runtime.count(batch, results, self._clock())
         self._hand_out()
-        if after:
-            self._send(after)
-        self._schedule()
+        if self.runtime.waiting or self.runtime.mirror.on:
+            self._schedule()
         if len(self._pod) > 1:
             self._wake_others()
+
+    def _free(self, batch: Batch, results: Sequence[Result | None]) -> None:
+        """Send what comes next in a batch's slot."""
+        if after := self.runtime.free(batch, results, batch.answered_at):
+            self._send(after)
+        elif self.runtime.waiting and not batch.flies_on:
+            self._poll()
 
     def _wake_others(self) -> None:
         """Shadows and slices of other models may have waited for what this one had to do."""
@@ -382,14 +415,27 @@ class _Model:
 
     def _answer(self, pending: Pending, result: Result) -> None:
         connection: Caller = pending.caller
-        labels = _labels(self.runtime.model, pending.version, pending.arm)
         if isinstance(result, Refusal):
+            labels = _labels(self.runtime.model, pending.version, pending.arm)
             connection.refuse(result, labels)
             return
+        json_length = len(result.json) if result.binary else None
+        fields = _fields(self.runtime.model, pending.version, pending.arm, json_length)
         if pending.subject and (token := self.runtime.feedback.token(pending.subject)):
-            labels += _TOKEN_FIELD % token
-        form = _form(len(result.json)) if result.binary else _JSON
-        connection.respond(HTTPStatus.OK, form + labels, (result.json, *result.data))
+            fields += _TOKEN_FIELD % token
+        connection.respond(_OK, fields, (result.json, *result.data))
+
+
+def _written_anew(path: str, body: bytes) -> bytes:
+    """Keep of what is posted what is known of it."""
+    registers = path.endswith("/register")
+    try:
+        query = msgspec.json.decode(body or b"{}", type=_Region if registers else _IndexQuery)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise malformed(f"request: {error}") from error
+    if isinstance(query, _Region):
+        check_region_key(query.key)
+    return msgspec.json.encode(query)
 
 
 def _all(batch: Batch, refusal: Refusal) -> list[Tensors | Refusal]:
@@ -405,6 +451,10 @@ def _labels(model: str, version: int, arm: str) -> bytes:
     ).encode()
 
 
-def _form(json_length: int) -> bytes:
-    """Header lines that say how much of an answer is JSON; the rest is binary data."""
-    return b"%bInference-Header-Content-Length: %d\r\n" % (_BINARY, json_length)
+@lru_cache(maxsize=1024)
+def _fields(model: str, version: int, arm: str, json_length: int | None) -> bytes:
+    """Header lines of an answer. ``json_length``: the rest of it is binary data; None: all."""
+    form = _JSON
+    if json_length is not None:
+        form = b"%bInference-Header-Content-Length: %d\r\n" % (_BINARY, json_length)
+    return form + _labels(model, version, arm)

@@ -15,7 +15,7 @@ from tritonclient.http.aio import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
 from tidegate_contract.acknowledgement import Tensor
-from tidegate_sidecar.core.version import VersionInfo
+from tidegate_sidecar.core.version import SEQUENCE_IDLE, VersionInfo
 
 Config = dict[str, Any]
 """A model's configuration in the JSON form of Triton's protocol."""
@@ -126,6 +126,7 @@ def version_info(
     instances = list(map(_instances, config.get("instance_group", [])))
     preferred = config.get("dynamic_batching", {}).get("preferred_batch_size", [])
     marked = config.get("parameters", {}).get(DETERMINISTIC, {}).get("string_value", "true")
+    idle = config.get("sequence_batching", {}).get("max_sequence_idle_microseconds")
     optional = {one["name"] for one in config.get("input", []) if one.get("optional")}
 
     def tensor(row: Mapping[str, Any]) -> Tensor:
@@ -147,6 +148,7 @@ def version_info(
         outputs=tuple(map(tensor, metadata["outputs"])),
         stateful="sequence_batching" in config,
         deterministic=marked.strip().lower() != "false",
+        sequence_idle=int(idle) / 1e6 if idle else SEQUENCE_IDLE,
     )
 
 

@@ -437,6 +437,12 @@ def test_levels_keep_their_bounds(make: Any) -> None:
 
 # All of it at once
 
+SEQUENCE = (
+    {"sequence_id": 7},
+    {"sequence_id": 7, "sequence_start": True},
+    {"sequence_id": 7, "sequence_end": True},
+)
+
 
 class Pod(RuleBasedStateMachine):
     """Requests of all kinds before a Triton of all moods: exactly one answer each.
@@ -494,6 +500,7 @@ class Pod(RuleBasedStateMachine):
         answer=st.sampled_from([None, None, 1000, 3000]),
         version=st.sampled_from([None, None, 1, 2]),
         binary=st.booleans(),
+        sequence=st.sampled_from([{}, {}, {}, {}, *SEQUENCE]),
     )
     def ask(
         self,
@@ -504,8 +511,9 @@ class Pod(RuleBasedStateMachine):
         answer: int | None,
         version: int | None,
         binary: bool,
+        sequence: dict[str, Any],
     ) -> None:
-        parameters: dict[str, Any] = {"custom": custom, "priority": level}
+        parameters: dict[str, Any] = {"custom": custom, "priority": level} | sequence
         if wait:
             parameters["timeout"] = int(wait * 1e6)
         try:
@@ -527,6 +535,8 @@ class Pod(RuleBasedStateMachine):
         for batch in self.runtime.poll(self.now):
             self.runtime.encode(batch)
             self.flying.append(batch)
+        parts = [one.members[0] for one in self.flying if one.members[0].decoded.call.alone]
+        assert len(parts) <= 1, "of one sequence"
         for pending, refusal in self.runtime.given_up(self.now):
             self.answer(pending, refusal)
         self.hand_out()
@@ -609,7 +619,7 @@ class Pod(RuleBasedStateMachine):
         assert not self.runtime.waiting
         assert not self.runtime.deduplicator.waiting
         assert all(one in self.answers for one in self.asked)
-        assert not self.runtime.in_use(1)
+        assert not self.runtime.in_use(1, self.now + 1000)
         counted = 0
         for tally in self.runtime.counters.tallies.values():
             assert tally.waiting == tally.in_flight == 0

@@ -6,6 +6,7 @@ from tidegate_sidecar.core.endpoints import (
     RPC_SERVICE,
     Kind,
     Target,
+    check_region_key,
     understand,
     understand_rpc,
     version_number,
@@ -30,6 +31,11 @@ from tidegate_sidecar.core.refusal import Refusal
         ("GET", "/v2", Kind.TRITON, "", None),
         ("GET", "/v2/", Kind.TRITON, "", None),
         ("POST", "/v2/repository/index", Kind.TRITON, "", None),
+        ("GET", "/v2/systemsharedmemory/status", Kind.SHARED_MEMORY, "", None),
+        ("GET", "/v2/systemsharedmemory/region/x/status", Kind.SHARED_MEMORY, "", None),
+        ("POST", "/v2/systemsharedmemory/region/x/register", Kind.SHARED_MEMORY, "", None),
+        ("POST", "/v2/systemsharedmemory/region/x/unregister", Kind.SHARED_MEMORY, "", None),
+        ("POST", "/v2/systemsharedmemory/unregister", Kind.SHARED_MEMORY, "", None),
     ],
 )
 def test_what_is_offered(
@@ -47,8 +53,10 @@ def test_what_is_offered(
         ("POST", "/v2/repository//models/m/load"),
         ("POST", "/v2/models/m/../../repository/models/m/load"),
         ("POST", "/v2/models/m%2f..%2f..%2frepository/models/m/load"),
-        ("POST", "/v2/systemsharedmemory/region/x/register"),
-        ("GET", "/v2/systemsharedmemory/status"),
+        ("GET", "/v2/systemsharedmemory/region/x/register"),
+        ("POST", "/v2/systemsharedmemory/register"),
+        ("POST", "/v2/systemsharedmemory/region/x/y/register"),
+        ("POST", "/v2/systemsharedmemory/status"),
         ("POST", "/v2/cudasharedmemory/region/x/register"),
         ("GET", "/v2/trace/setting"),
         ("POST", "/v2/logging"),
@@ -95,6 +103,7 @@ def test_the_version_is_always_named_to_triton() -> None:
         ("ServerReady", Kind.READY),
         ("ServerMetadata", Kind.TRITON),
         ("ModelConfig", Kind.TRITON_MODEL),
+        ("SystemSharedMemoryRegister", Kind.SHARED_MEMORY),
     ],
 )
 def test_what_is_offered_over_grpc(method: str, kind: Kind) -> None:
@@ -105,7 +114,7 @@ def test_what_is_offered_over_grpc(method: str, kind: Kind) -> None:
     ("service", "method"),
     [
         (RPC_SERVICE, "RepositoryModelLoad"),
-        (RPC_SERVICE, "SystemSharedMemoryRegister"),
+        (RPC_SERVICE, "CudaSharedMemoryRegister"),
         (RPC_SERVICE, "modelinfer"),
         (RPC_SERVICE, ""),
         ("other", "ModelInfer"),
@@ -122,3 +131,12 @@ def test_what_is_no_version(text: str) -> None:
     with pytest.raises(Refusal, match="model_version") as caught:
         version_number(text, "model_version")
     assert caught.value.status == 400
+
+
+def test_a_region_is_the_clients_own() -> None:
+    check_region_key("/input_data")
+    check_region_key("input data")
+    for key in ("", "/", "a/b", "/../a", "/triton_python_backend_shm_region_1", "a\0b"):
+        with pytest.raises(Refusal, match="key") as caught:
+            check_region_key(key)
+        assert caught.value.status == 400

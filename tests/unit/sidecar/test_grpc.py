@@ -518,6 +518,7 @@ async def test_a_wrong_call_does_not_end_a_stream(face: Face) -> None:
     talk = Talk(face)
     huge = Infer.InferInputTensor(name="x", datatype="FP32", shape=[2**32, 2**32])
     shared = call(1, 2, id="s")
+    shared.ClearField("raw_input_contents")
     shared.inputs[0].parameters["shared_memory_region"].string_param = "r"
     for message, why in (
         (b"\xff", "no ModelInferRequest"),

@@ -544,7 +544,7 @@ def test_without_the_mirror_in_the_next_table_copies_are_given_up(make: Any, wor
     world.answer(copy, 1.0)  # what is in flight comes back, and counts for nobody
     assert world.pairs() == {}
     assert world.poll(1.0) == []
-    assert not world.runtime.in_use(2)
+    assert not world.runtime.in_use(2, 0.0)
 
 
 def test_a_change_of_share_or_checks_keeps_them(make: Any, world: World) -> None:
@@ -577,7 +577,7 @@ def test_a_version_that_goes(world: World, version: int) -> None:
     world.run(1.0)
     dropped = {"dropped": 2, "agreed": 1} if version == 2 else {"agreed": 3}
     assert world.mirrored == dropped
-    assert not world.runtime.in_use(2)
+    assert not world.runtime.in_use(2, 0.0)
 
 
 def test_a_version_that_is_loaded_anew(make: Any, world: World) -> None:
@@ -591,9 +591,9 @@ def test_a_version_that_is_loaded_anew(make: Any, world: World) -> None:
 
 def test_waiting_copies_do_not_hold_an_unload_back_and_flying_ones_do(world: World) -> None:
     copy = waiting(world)
-    assert world.runtime.in_use(2)
+    assert world.runtime.in_use(2, 0.0)
     world.answer(copy, 1.0)
-    assert not world.runtime.in_use(2)
+    assert not world.runtime.in_use(2, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -152,13 +152,6 @@ def test_a_named_version_is_direct_and_no_evidence(make: Any) -> None:
         assert caught.value.status == status
 
 
-def test_a_sequence_must_name_its_version(make: Any) -> None:
-    runtime = make.runtime()
-    with pytest.raises(Refusal, match="sequence_id"):
-        make.submit(runtime, parameters={"sequence_id": 1})
-    assert make.submit(runtime, version=1, parameters={"sequence_id": 1}).arm == "direct"
-
-
 def test_malformed_requests_are_nobodys_evidence(make: Any) -> None:
     runtime = make.runtime(
         make.table(*CANARY, checks=[ERRORS, SLOW]), make.version(), make.version(2)
@@ -271,7 +264,7 @@ def test_who_is_answered_too_late_is_told_in_time(make: Any) -> None:
     assert checks(runtime, ERRORS.id) == {("stable", 1, 3): (2, 1)}
     assert checks(runtime, SLOW.id) == {("stable", 1, 3): (2, 1)}
     assert runtime.next_wake() is None
-    assert not runtime.in_use(1)
+    assert not runtime.in_use(1, 0.0)
 
 
 def test_a_deadline_that_is_over_on_arrival_is_nobodys_error(make: Any) -> None:
@@ -423,7 +416,7 @@ def test_a_batch_that_reached_no_server_is_no_evidence_and_one_that_was_lost_is(
         runtime.finish(batch, [refusal], 0.1)
     assert checks(runtime, ERRORS.id) == {("stable", 1, 3): (1, 1)}
     assert outcomes(runtime) == {("stable", 1, "rejected"): 1, ("stable", 1, "server_error"): 1}
-    assert not runtime.in_use(1)
+    assert not runtime.in_use(1, 0.0)
 
 
 def test_a_version_that_is_ready_again_is_used(make: Any) -> None:
@@ -438,7 +431,7 @@ def test_a_version_that_is_ready_again_is_used(make: Any) -> None:
     make.submit(runtime)
     assert len(run(runtime, 0.0)) == 1  # the lost batch holds no slot of the new one
     runtime.finish(batch, runtime.complete(batch, 500, None, b""), 1.0)
-    assert not runtime.in_use(1)
+    assert not runtime.in_use(1, 0.0)
 
 
 def test_tables_keep_what_they_count(make: Any) -> None:

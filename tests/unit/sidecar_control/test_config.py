@@ -46,6 +46,14 @@ def test_tritons_cores_are_those_of_its_limit() -> None:
     assert read_settings([], {**POD, "TIDEGATE_TRITON_CORES": "4"}).triton_cores == 4
 
 
+def test_shared_memory_is_offered_where_that_is_said() -> None:
+    assert not read_settings([], POD).allow_client_shm
+    assert read_settings(["--allow-client-shm"], POD).allow_client_shm
+    told = {**POD, "TIDEGATE_ALLOW_CLIENT_SHM": "true"}
+    assert read_settings([], told).allow_client_shm
+    assert not read_settings(["--allow-client-shm", "false"], told).allow_client_shm
+
+
 def test_a_variable_that_is_set_to_nothing_is_not_set() -> None:
     settings = read_settings([], {**POD, "TIDEGATE_TRITON": "", "TIDEGATE_MODEL_REPOSITORY": ""})
     assert settings.triton == "127.0.0.1:8000"
@@ -67,6 +75,7 @@ def test_a_variable_that_is_set_to_nothing_is_not_set() -> None:
         (["--grpc-port", "x"], POD, "'x' is not a port"),
         (["--triton-metrics", "on"], POD, "'on' is not HOST:PORT"),
         (["--triton-cores", "0"], POD, "'0' is not a number of cores"),
+        (["--allow-client-shm=1"], POD, "'1' is neither true nor false"),
         (["--drain-grace", "-1"], POD, "'-1' is not a number of seconds"),
         (["--drain-grace", "nan"], POD, "'nan' is not a number of seconds"),
         (["--prot", "9000"], POD, "unrecognized arguments: --prot"),
