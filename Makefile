@@ -14,7 +14,7 @@ PYTEST := $(PY) -m pytest
 SOURCES := contract operator batcher_sidecar cli tools demo tests examples bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-stop test lint unit integration e2e bench format lock clean
+.PHONY: help setup demo demo-stop test lint unit integration e2e bench fuzz format lock clean
 
 help: ## Show what there is
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ e2e: setup ## The demo's stories, told to the end, also with parts killed
 
 bench: setup ## Print the figures, each with its raw samples in bench-results/ (NAME=... for one)
 	@$(PY) tests/bench/run.py $(NAME)
+
+fuzz: $(VENV)/ready ## Throw mutated requests at the sidecar for ten minutes (needs pip install atheris)
+	@$(PY) tests/fuzz/http_requests.py -max_total_time=600
 
 format: $(VENV)/ready ## Format, and fix what ruff can
 	$(VENV)/bin/ruff check --fix $(SOURCES)
