@@ -160,10 +160,12 @@ def running(
     *,
     environment: Mapping[str, str] = MappingProxyType({}),
     patience: float = START_TIMEOUT,
+    before: str = "",
 ) -> Iterator[Pod]:
     """A pod that serves models; pinned to one core where that is named.
 
     ``environment``: more of it for Triton. ``patience``: seconds for the models to be loaded.
+    ``before``: what the sidecar's process does first, as Python.
     """
     repository = directory / "models"
     for model in models:
@@ -175,7 +177,7 @@ def running(
             os.sched_setaffinity(0, {core})  # what is started from here on inherits it
         try:
             server = start_triton(supervisor, repository, directory, ip, environment=environment)
-            sidecar = _start_sidecar(supervisor, models, directory, ip)
+            sidecar = _start_sidecar(supervisor, models, directory, ip, before)
         finally:
             os.sched_setaffinity(0, here)
         pod = Pod(ip, directory, models, server, sidecar, revision=1)
@@ -203,7 +205,7 @@ def start_triton(
 
 
 def _start_sidecar(
-    supervisor: Supervisor, models: tuple[Model, ...], directory: Path, ip: str
+    supervisor: Supervisor, models: tuple[Model, ...], directory: Path, ip: str, before: str
 ) -> Process:
     settings = {
         "models": ",".join(model.name for model in models),
@@ -214,7 +216,7 @@ def _start_sidecar(
         "triton": f"{ip}:{triton.HTTP_PORT}",
         "table-directory": str(directory / "tables"),
     }
-    argv = [sys.executable, "-c", _SIDECAR, *(f"--{k}={v}" for k, v in settings.items())]
+    argv = [sys.executable, "-c", before + _SIDECAR, *(f"--{k}={v}" for k, v in settings.items())]
     environment = {k: v for k, v in os.environ.items() if k != "KUBECONFIG"}
     return supervisor.start("sidecar", argv, env=environment, log=directory / "sidecar.log")
 
