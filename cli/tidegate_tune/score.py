@@ -13,6 +13,8 @@ Four parts, each between 0 and 1, are weighed and added:
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
+from tidegate_load import summary
+
 
 @dataclass(frozen=True, slots=True)
 class ClassOutcome:
@@ -74,9 +76,8 @@ def parts(outcome: Outcome) -> Parts:
 
 
 def jain(shares: Sequence[float]) -> float:
-    """Jain's index: (sum x)^2 / (n sum x^2), from 1/n to 1; 0 where all are 0."""
-    squares = sum(x * x for x in shares)
-    return sum(shares) ** 2 / (len(shares) * squares) if squares else 0.0
+    """Jain's index of fairness, from 1/n to 1; 0 where all are 0."""
+    return summary.jain(shares) or 0.0
 
 
 def _latency(one: ClassOutcome) -> float:

@@ -14,9 +14,6 @@ import shutil
 import statistics
 import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import load
+import pod
 
 from tidegate_contract import names, table
 from tidegate_tools import triton
@@ -133,8 +131,8 @@ def start(supervisor: Supervisor, subnet: Subnet, directory: Path) -> list[Side]
         ip = subnet.ip(i + 1)
         process = run(supervisor, name, triton.launch(models, ip), directory)
         address = f"http://{ip}:{triton.HTTP_PORT}/v2"
-        process.wait_until(partial(succeeds, f"{address}/health/live"), START_TIMEOUT)
-        post(f"{address}/repository/models/{MODEL}/load")
+        process.wait_until(partial(pod.answers, f"{address}/health/live"), START_TIMEOUT)
+        pod.post(f"{address}/repository/models/{MODEL}/load")
         sides.append(Side(name, ip, triton.HTTP_PORT, process))
     plain, free = sides[0], len(sides) + 1
     sides.append(start_sidecar(supervisor, subnet.ip(free), plain, directory))
@@ -156,7 +154,7 @@ def start_nginx(supervisor: Supervisor, binary: str, ip: str, plain: Side, direc
     )
     launch = Launch((binary, "-p", str(directory), "-c", str(path)), dict(os.environ))
     process = run(supervisor, "nginx", launch, directory)
-    process.wait_until(partial(succeeds, f"http://{ip}:{port}/v2/health/live"), START_TIMEOUT)
+    process.wait_until(partial(pod.answers, f"http://{ip}:{port}/v2/health/live"), START_TIMEOUT)
     return Side("nginx", ip, port, process)
 
 
@@ -192,7 +190,7 @@ def start_sidecar(supervisor: Supervisor, ip: str, plain: Side, directory: Path)
     launch = Launch((sys.executable, "-m", "tidegate_sidecar", *flags), environment)
     process = run(supervisor, "sidecar", launch, directory)
     ready = f"http://{ip}:{names.PORT_HTTP}/v2/models/{MODEL}/versions/1/ready"
-    process.wait_until(partial(succeeds, ready), START_TIMEOUT)
+    process.wait_until(partial(pod.answers, ready), START_TIMEOUT)
     return Side("sidecar", ip, names.PORT_HTTP, process)
 
 
@@ -275,26 +273,6 @@ def cpu_seconds(process: Process) -> float:
     """What a process has used, without its children."""
     fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def succeeds(url: str) -> bool:
-    """Whether a GET is answered well."""
-    try:
-        with urllib.request.urlopen(url, timeout=5):
-            return True
-    except (OSError, urllib.error.HTTPError):
-        time.sleep(0.05)
-        return False
-
-
-def post(url: str) -> None:
-    """POST nothing.
-
-    Raises:
-        urllib.error.HTTPError: it was refused.
-    """
-    with urllib.request.urlopen(url, data=b"{}", timeout=START_TIMEOUT):
-        pass
 
 
 if __name__ == "__main__":
