@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,8 @@ may wait for its place.
 _PAGE = 100
 _BACKOFFS = (1, 1, 2, 3, 5, 5, 5, 5, 5, 5)
 """Seconds between attempts to reach the API server: a watch is to be back soon after it is."""
+_AGAIN = 0.1
+"""Seconds after which a task that goes on is cancelled once more."""
 _PAUSE = 2.0
 """Seconds between the end of all watches and their next beginning."""
 _log = logging.getLogger(__name__)
@@ -102,32 +104,45 @@ async def watch(reconciler: Reconciler, namespaces: tuple[str, ...]) -> None:
 async def _watch_once(
     observe: Callable[..., None], doubt: Callable[[], object], namespaces: tuple[str, ...]
 ) -> None:
+    """Watch until the first of kopf's tasks ends, which none does while all is well."""
     registry = kopf.OperatorRegistry()
     register(registry, observe, doubt)
-    stop: Future[None] = Future()
+    begun: Future[Callable[[], object]] = Future()
 
     async def operate() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        begun.set_result(partial(loop.call_soon_threadsafe, task.cancel))
         try:
-            await kopf.operator(
+            tasks = await kopf.spawn_tasks(
                 registry=registry,
                 standalone=True,
                 clusterwide=not namespaces,
                 namespaces=namespaces,
-                stop_flag=stop,
             )
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for one in ended:
+                one.result()
         finally:
-            _set(stop)  # a thread of the loop waits for it, and the loop's end for that thread
+            await _end_others()
 
     with ThreadPoolExecutor(1, thread_name_prefix="kopf") as thread:
+        working = thread.submit(asyncio.run, operate())
         try:
-            await asyncio.wrap_future(thread.submit(asyncio.run, operate()))
+            await asyncio.wrap_future(working)
         finally:
-            _set(stop)
+            with contextlib.suppress(RuntimeError):  # its loop has ended by itself
+                begun.result()()
 
 
-def _set(flag: Future[None]) -> None:
-    with contextlib.suppress(InvalidStateError):
-        flag.set_result(None)
+async def _end_others() -> None:
+    """Cancel all other tasks of this loop until there are none: kopf, which cancels once, waits for
+    ever for one of its own that goes on after that.
+    """
+    while others := asyncio.all_tasks() - {asyncio.current_task()}:
+        for one in others:
+            one.cancel()
+        await asyncio.wait(others, timeout=_AGAIN)
 
 
 async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:

@@ -342,6 +342,6 @@ def test_nothing_is_current_before_the_operator_looked(world: World) -> None:
 
 def test_it_ends_when_it_is_told_to(world: World) -> None:
     until(lambda: world.operator.healthy, "a sign of health")
-    assert world.operator.process.stop(grace=4.0) == 0
+    assert world.operator.process.stop(grace=60.0) == 0
     assert "Traceback" not in world.operator.log.read_text()
     world.operator.start()
