@@ -96,17 +96,29 @@ class Line:
 class Group:
     """The lines of one group, and what is known of it.
 
-    ``cost``: of its batches. ``reasons``: how often which reason was given for a decision;
+    ``cost``: of its batches; ``solo``: of those that had the device to themselves, learned only
+    where there are other lanes. ``reasons``: how often which reason was given for a decision;
     ``reason``: the last. ``used``: since last looked for one to forget.
     """
 
-    __slots__ = ("arrivals", "cost", "key", "lines", "ordered", "reason", "reasons", "used")
+    __slots__ = (
+        "arrivals",
+        "cost",
+        "key",
+        "lines",
+        "ordered",
+        "reason",
+        "reasons",
+        "solo",
+        "used",
+    )
 
     def __init__(self, key: Hashable, now: float) -> None:
         self.key = key
         self.lines: dict[int, Line] = {}
         self.ordered: tuple[Line, ...] = ()
         self.cost = Latency()
+        self.solo = Latency()
         self.arrivals = Arrivals(now)
         self.reason = ""
         self.reasons: dict[str, int] = {}

@@ -5,6 +5,10 @@ in flight for each. A free slot takes the batch whose turn it is, as large and a
 strategy says. While all slots are taken the queue gathers, so batches grow with the load by
 themselves.
 
+On a device that does no more with two batches than with one, lanes take turns (see ``turns``): one
+sends while no other has a batch in flight, the one first whose items have waited longest. Nobody
+waits so for a lane whose batches take far longer than his.
+
 A lane beside the main ones shares their device, in two ways that hold while they wait:
 
 * Order. It sends in its turn: not before a main lane whose items have waited longer. By its own
@@ -33,10 +37,14 @@ from tidegate_batcher.latency import Latency
 from tidegate_batcher.queue import Group, Line, Queue, Room
 from tidegate_batcher.shares import DeviceTime
 from tidegate_batcher.strategy import Decision, Strategy, View
+from tidegate_batcher.turns import Turns
 from tidegate_contract.table import BatchSettings
 
 PATIENCE: Final = 1.0
 """Seconds that a lane waits for its turn: a main lane that hangs must not stop the others."""
+FAR_LONGER: Final = 2.0
+LATE: Final = 2.0
+"""Times the longest that a batch should take after which nobody waits for its end any more."""
 LONGEST_RETRY: Final = 60.0
 """Seconds: nobody is told to stay away for longer, as nothing learned looks farther ahead."""
 DRAIN_MEMORY: Final = 0.98
@@ -175,6 +183,7 @@ class Scheduler:
         self._device = device or Device()
         self._device.join(self)
         self._time = DeviceTime()
+        self._turns = Turns()
         self._flights: dict[Batch, _Flight] = {}
         self._guests: dict[object, Lane] = {}
         self._expired: list[Item] = []
@@ -314,11 +323,14 @@ class Scheduler:
         if len(waiting) > 1:
             waiting = [lane for lane in waiting if lane.queue.rows]
             waiting.sort(key=_turn)
+        turns = len(self.lanes) > 1 and self._turns.kept(now)
         for lane in waiting:
             queue = lane.queue
             if now < lane.hold_until and queue.rows < lane.hold_rows:
                 self._wake = min(self._wake, lane.hold_until)
                 continue
+            if turns and queue.rows and self._others_turn(lane, now):
+                break
             while lane.in_flight < lane.slots and queue.rows:
                 batch = self._next(lane, now)
                 if batch is None:
@@ -372,6 +384,8 @@ class Scheduler:
         cost = group.cost
         if ok:
             cost.learn(batch.rows, now - batch.sent_at)
+            if len(self.lanes) > 1:
+                self._turns.learn(group.solo, batch.rows, now - batch.sent_at, took, now)
             if cost.batches >= LEARNT:
                 lane.base = 2.0 * cost.at_most(lane.limit)
                 lane.pace = max(0.99 * lane.pace, cost.at_most(lane.limit) / lane.limit)
@@ -643,6 +657,24 @@ class Scheduler:
                 if level <= line.level and came < arrived:
                     return arrived + PATIENCE
         return now
+
+    def _others_turn(self, lane: Lane, now: float) -> bool:
+        """Whether a lane waits until another's batch has ended."""
+        line = lane.queue.turn()
+        assert line
+        own = line.group.solo
+        for batch, flight in self._flights.items():
+            theirs, rows = flight.group.solo, batch.rows
+            if flight.lane is lane or (
+                own.batches and theirs.seconds(rows) > FAR_LONGER * own.seconds(rows)
+            ):
+                continue
+            longest = LATE * theirs.at_most(batch.rows) if theirs.batches else PATIENCE
+            if now < batch.sent_at + longest:
+                _note(line.group, NOT_ITS_TURN)
+                self._wake = min(self._wake, batch.sent_at + longest)
+                return True
+        return False
 
     def _foresee(self, item: Item, lane: Lane, now: float) -> None:
         """Refuse an item that would be late, by the queue ahead of it and the learned cost.
