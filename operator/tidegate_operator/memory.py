@@ -68,6 +68,9 @@ class Memories:
     now: Callable[[], float]
     _known: dict[ModelKey, Memory] = field(default_factory=dict)
 
+    def __len__(self) -> int:
+        return len(self._known)
+
     def of(self, key: ModelKey) -> Memory:
         """What is known of a model. Progress that goes with another status than the one that is
         there is dropped: somebody else has written it, and has counted the time until now. A

@@ -17,7 +17,7 @@ from tidegate_operator.evidence.experiment import Question
 from tidegate_operator.evidence.queries import Answer
 from tidegate_operator.memory import Live, Memories, Memory, decoded, is_started, owner
 from tidegate_operator.questions import Questions
-from tidegate_operator.readings import Evidence
+from tidegate_operator.readings import Evidence, moment
 from tidegate_operator.rollout import experiment_state
 from tidegate_operator.rollout.observation import (
     Observation,
@@ -40,6 +40,15 @@ class Look(NamedTuple):
     answers: Mapping[questions.Asked, Answer] = {}
 
 
+class Unread(NamedTuple):
+    """What a model needs to be judged: samples since a time on Prometheus' clock. ``interval``:
+    seconds between its readings.
+    """
+
+    since: float
+    interval: float
+
+
 @dataclass(slots=True, kw_only=True)
 class Observer:
     """Sees models. ``now``: the wall clock, epoch seconds."""
@@ -57,21 +66,26 @@ class Observer:
         """What a pod told does not count any more: it changed, or is gone."""
         self._reports.pop(uid, None)
 
-    def unread_since(self, key: ModelKey, now: float) -> float | None:
-        """From when on (on Prometheus' clock) samples are needed for judging a model now; None
-        where it is not judged now: that is once in each interval, whatever else wakes it.
+    def unread(self, key: ModelKey, now: float) -> Unread | None:
+        """What is needed for judging a model now; None where it is not judged now: that is once in
+        each interval, whatever else wakes it.
         """
         memory = self.memories.of(key)
         last = memory.last_look
         live = [
             one
             for one in self.memories.live(key, memory)
-            if last is None or now // one.interval > last // one.interval
+            if last is None
+            or (now - (begun := moment(key, one.interval))) // one.interval
+            > (last - begun) // one.interval
         ]
         if not live:
             return None
         pods = [pod.name for pod in self.cache.pods(key)]
-        return min(self._since(one, pods, memory.read_at) for one in live)
+        return Unread(
+            min(self._since(one, pods, memory.read_at) for one in live),
+            min(one.interval for one in live),
+        )
 
     def _since(self, live: Live, pods: list[str], read_at: float | None) -> float:
         """When the oldest sample that is still needed was taken. A pod that had no new ones when

@@ -1,14 +1,19 @@
 """When Prometheus is asked for what, so that it is asked seldom however many models there are.
 
-Raw samples once for all models that are judged at the same time; rates once a minute; how models
-did before a rollout only of those that are about to start one, a few at a time.
+Models are judged in parts, each at a moment of its own within an interval, and raw samples are
+asked for once for all that are judged at the same time; its clock once in an interval and a half;
+rates once a minute; how models did before a rollout only of those that are about to start one, a
+few at a time.
 """
 
-from collections.abc import Callable, Mapping
+import math
+import zlib
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from tidegate_operator.adapters.metrics import BEFORE_AT_ONCE, Metrics, ModelKey, Rates, Readings
+from tidegate_operator.adapters.prometheus import WHOLE
 from tidegate_operator.rollout.observation import Before, LiveMetrics, Unreadable
 
 _RATES_EVERY: Final = 60.0
@@ -21,10 +26,21 @@ a model that waits for a person may be about to start for days.
 """
 _PAUSE: Final = (1.0, 5.0)
 """Seconds between two questions of how models did before: after an answer, and after none."""
+_PARTS: Final = 4
+"""Of all models: thousands at once would outgrow what Prometheus answers in time, and memory."""
+_CLOCK_KEPT: Final = 1.5
+"""Intervals for which Prometheus' clock is known."""
+_SILENCE: Final = (5.0, 1 / 3)
+"""How long samples may be in coming: seconds at least, and the part of an interval."""
 _SPAN_LIMIT: Final = 3600.0
 _MARGIN: Final = 2.0
 _STILL: Final = 0.5
 """Seconds in which a live Prometheus' time goes on, too."""
+
+
+def moment(key: ModelKey, interval: float) -> float:
+    """When within an interval a model's part is judged, in seconds."""
+    return zlib.crc32("/".join(key).encode()) % _PARTS * interval / _PARTS
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,7 +50,7 @@ class Evidence:
     metrics: Metrics
     now: Callable[[], float]
     _skew: float | None = None
-    _last: tuple[float, float] = (0.0, 0.0)
+    _clock: tuple[float, float] = (-math.inf, -math.inf)
     _rates: Rates = field(default_factory=Rates)
     _rates_asked: float = 0.0
     _rates_known: float = 0.0
@@ -48,26 +64,38 @@ class Evidence:
         """Seconds by which Prometheus' clock is ahead, as far as is known."""
         return self._skew or 0.0
 
-    async def samples(self, since: float) -> Readings | Unreadable:
-        """The raw samples after a time on Prometheus' clock. Without a sample that is too old,
-        answers of a cache would look like a Prometheus whose clock is behind.
+    async def samples(
+        self, models: Collection[ModelKey], since: float, interval: float
+    ) -> Readings | Unreadable:
+        """The raw samples of some models after a time on Prometheus' clock. ``interval``: seconds
+        between two readings of a model, of the one that is read most seldom.
         """
-        if self._skew is None:
-            asked, at = self.now(), await self.metrics.time()
-            if isinstance(at, Unreadable):
-                return at
-            self._skew = at - asked
-        asked = self.now()
-        span = min(asked + self.skew - since + _MARGIN, _SPAN_LIMIT)
-        found = await self.metrics.samples(max(span, _MARGIN))
+        problem = await self._read_clock(interval)
+        if problem is not None:
+            return problem
+        at = self.now() + self.skew
+        span = max(_MARGIN, min(at - since + _MARGIN, _SPAN_LIMIT))
+        silence = min(max(_SILENCE[0], _SILENCE[1] * interval), WHOLE)
+        found = await self.metrics.samples(models, at, span, silence)
         if isinstance(found, Unreadable):
-            return found
-        last_asked, last_at = self._last
-        if found.at == last_at and asked - last_asked >= _STILL:
-            return Unreadable("its time stands still, as if a cache answered")
-        self._last = asked, found.at
-        self._skew = found.at - asked
+            self._clock = -math.inf, self._clock[1]  # it may come back with another one
         return found
+
+    async def _read_clock(self, interval: float) -> Unreadable | None:
+        """See what time it is there, now and then; says where that fails. Without a sample that is
+        too old, answers of a cache would look like a Prometheus whose clock is behind.
+        """
+        asked, (last_asked, last_at) = self.now(), self._clock
+        if self._skew is not None and asked - last_asked < _CLOCK_KEPT * interval:
+            return None
+        at = await self.metrics.time()
+        if isinstance(at, Unreadable):
+            return at
+        if at == last_at and asked - last_asked >= _STILL:
+            return Unreadable("its time stands still, as if a cache answered")
+        self._clock = asked, at
+        self._skew = at - asked
+        return None
 
     def live(self, key: ModelKey) -> Mapping[int, LiveMetrics]:
         """How a model's versions do, by version; none where that is not known."""

@@ -8,6 +8,7 @@ other.
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -33,8 +34,8 @@ from tidegate_operator.batching import Policies
 from tidegate_operator.cache import Cache, ModelKey
 from tidegate_operator.listing import Listing
 from tidegate_operator.memory import Memories, Memory, Owning, is_started, owner
-from tidegate_operator.observer import Look, Observer
-from tidegate_operator.readings import Evidence
+from tidegate_operator.observer import Look, Observer, Unread
+from tidegate_operator.readings import Evidence, moment
 from tidegate_operator.rollout import experiment_state
 from tidegate_operator.rollout.glance import glance
 from tidegate_operator.rollout.model import AnyState, Plan, decide
@@ -52,6 +53,9 @@ _SELDOM: Final = 30.0
 """Seconds to the next look where nothing is going on."""
 _TOGETHER: Final = 0.02
 """Seconds within which looks count as due at once: they then share a reading."""
+_FEW: Final = 1000
+_AT_ONCE: Final = 0.4
+"""What one reading is about at most: so many models, or this part of all."""
 _PARALLEL: Final = 16
 _PROGRESSING: Final = 4
 """Looks that write progress at the same time: those that decide something do not wait for them."""
@@ -72,7 +76,7 @@ class Reconciler:
     now: Callable[[], float]
     last_round: float = 0.0
     _due: dict[ModelKey, float] = field(default_factory=dict)
-    _to_judge: dict[ModelKey, tuple[float, float]] = field(default_factory=dict)
+    _to_judge: dict[ModelKey, tuple[Unread, float]] = field(default_factory=dict)
     _later: dict[ModelKey, None] = field(default_factory=dict)
     _settling: set[ModelKey] = field(default_factory=set)
     _reading: bool = False
@@ -176,11 +180,11 @@ class Reconciler:
         self.last_round = now
         for key in [key for key, at in self._due.items() if at <= now + _TOGETHER]:
             at = self._due.pop(key)
-            since = None if key in self._to_judge else self._observer.unread_since(key, now)
-            if since is None:
+            unread = None if key in self._to_judge else self._observer.unread(key, now)
+            if unread is None:
                 yield asyncio.create_task(self._look(key, Look(at)))
             else:
-                self._to_judge[key] = (since, at)
+                self._to_judge[key] = (unread, at)
         if self._to_judge and not self._reading:
             yield asyncio.create_task(self._judge())
         if self.evidence.due(now):
@@ -205,14 +209,18 @@ class Reconciler:
             await self._look(key, Look(self.now()), progress=True)
 
     async def _judge(self) -> None:
-        """Look at all models that are to be judged; one reading of Prometheus serves them all."""
+        """Look at all models that are to be judged; one reading of Prometheus serves many."""
         self._reading = True
         looks = []
         try:
             while self._to_judge:
-                due, self._to_judge = self._to_judge, {}
+                due = self._taken()
                 asked = self.now()
-                readings = await self.evidence.samples(min(since for since, _ in due.values()))
+                readings = await self.evidence.samples(
+                    due.keys(),
+                    min(unread.since for unread, _ in due.values()),
+                    max(unread.interval for unread, _ in due.values()),
+                )
                 for number, (key, (_, at)) in enumerate(due.items()):
                     reading = readings.of(key) if isinstance(readings, Readings) else readings
                     look = Look(at, reading, asked)
@@ -227,6 +235,16 @@ class Reconciler:
         finally:
             self._judging -= 1
             self._woken.set()
+
+    def _taken(self) -> dict[ModelKey, tuple[Unread, float]]:
+        """What the next reading is about: of many models that wait, after a restart or a reading
+        that failed, never so many that Prometheus could not answer in time for long.
+        """
+        limit = max(_FEW, int(len(self._memories) * _AT_ONCE))
+        taken = dict(itertools.islice(self._to_judge.items(), limit))
+        for key in taken:
+            del self._to_judge[key]
+        return taken
 
     async def _refresh(self) -> None:
         for key in await self.evidence.refresh():
@@ -342,7 +360,7 @@ class Reconciler:
             self._settling.add(key)
         else:
             self._settling.discard(key)
-        urgent = any(write.urgent for write in plan.statuses)
+        urgent = any(write.urgent and not write.passing for write in plan.statuses)
         if not (plan.settling or urgent or plan.table or plan.removals or plan.ask_pods):
             memory.quiet = self._observer.still(key, seen)
 
@@ -359,7 +377,7 @@ class Reconciler:
 
     def _until_next_look(self, key: ModelKey, memory: Memory) -> float:
         """Seconds to the next look: soon while pods are waited for, the longer that takes the less
-        often; else the next multiple of the interval, so that models share one reading.
+        often; else when its part is next judged, so that models share one reading.
         """
         now = self.now()
         starts = [
@@ -368,7 +386,7 @@ class Reconciler:
         pauses = [
             _SELDOM,
             *(
-                live.interval - now % live.interval + _TOGETHER / 2
+                live.interval - (now - moment(key, live.interval)) % live.interval + _TOGETHER / 2
                 for live in self._memories.live(key, memory)
             ),
             *(ahead for ahead in starts if ahead > 0),

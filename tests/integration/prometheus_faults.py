@@ -91,7 +91,7 @@ class FaultyPrometheus:
             asked = {**asked, "time": f"{self.since:.3f}"}
         elif self.skew and "time" in asked:
             asked = {**asked, "time": f"{float(asked['time']) - self.skew:.3f}"}
-        upstream = http.client.HTTPConnection(self.target, timeout=30)
+        upstream = http.client.HTTPConnection(self.target, timeout=60)
         try:
             upstream.request("GET", f"{path}?{urllib.parse.urlencode(asked)}")
             answer = upstream.getresponse()

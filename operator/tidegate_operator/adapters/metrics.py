@@ -1,16 +1,16 @@
 """What the operator reads of the sidecars in Prometheus: a fixed number of queries for all models.
 
-Two are of raw samples, which decisions rest on; three, once a minute, are of rates for people and
-of what was so before a rollout.
+One, asked in parts, is of raw samples, which decisions rest on; three, once a minute, are of rates
+for people and of what was so before a rollout.
 """
 
 import asyncio
 import contextlib
 import math
 import re
+import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol, TypeVar
@@ -49,8 +49,9 @@ _COUNTS: Final[dict[str, Counts]] = {
     **{f"{names.METRIC_FEEDBACK}_{part}_total": part for part in PARTS},
 }
 _REAL: Final = f'arm!="{names.ARM_SHADOW}"'
-_OTHERS: Final = "|".join(
+_COUNTED: Final = "|".join(
     [
+        f"{names.METRIC_CHECK_REQUESTS}_total",
         f"{names.METRIC_CHECK_BAD}_total",
         f"{names.METRIC_FEEDBACK}_.+_total",
         _TOKENS,
@@ -87,8 +88,12 @@ class Metrics(Protocol):
     async def time(self) -> float | Unreadable:
         """Prometheus' own time (epoch seconds)."""
 
-    async def samples(self, span: float) -> Readings | Unreadable:
-        """The raw samples of the last ``span`` seconds."""
+    async def samples(
+        self, models: Collection[ModelKey], at: float, span: float, silence: float
+    ) -> Readings | Unreadable:
+        """The raw samples of these models in the ``span`` seconds before a time on Prometheus'
+        clock. ``silence``: seconds that may pass before an answer comes.
+        """
 
     async def rates(self) -> Rates | Unreadable:
         """How all models do."""
@@ -100,7 +105,7 @@ class Metrics(Protocol):
 
 
 class PrometheusMetrics:
-    """The port on a real Prometheus. Its client blocks, so it gets threads of its own.
+    """The port on a real Prometheus. Its client blocks, so each question gets a thread of its own.
 
     ``namespaces``: those to ask about; empty for all. ``asked``: told of each query whether it was
     answered.
@@ -119,30 +124,16 @@ class PrometheusMetrics:
         self._asked = asked
         listed = "|".join(map(re.escape, namespaces))
         self._where = f"{namespace_label}=~{quoted(listed)}" if namespaces else ""
-        self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="prometheus")
 
     async def time(self) -> float | Unreadable:
         """Never raises, as ``samples``."""
         return await self._run(self._now)
 
-    async def samples(self, span: float) -> Readings | Unreadable:
-        """Never raises: an answer that is none, or not a whole one, is ``Unreadable``. Both queries
-        are asked at once: while one answer is read, Prometheus works out the other.
-        """
-        at = await self.time()
-        if isinstance(at, Unreadable):
-            return at
-        found = await asyncio.gather(
-            *(
-                self._run(partial(self._samples, metrics, span, at))
-                for metrics in (f'="{names.METRIC_CHECK_REQUESTS}_total"', f'=~"{_OTHERS}"')
-            )
-        )
-        for one in found:
-            if isinstance(one, Unreadable):
-                return one
-        gathered = [one for one in found if isinstance(one, _Gathered)]
-        return Readings(at, _united(gathered))
+    async def samples(
+        self, models: Collection[ModelKey], at: float, span: float, silence: float
+    ) -> Readings | Unreadable:
+        """Never raises: an answer that is none, or not a whole one, is ``Unreadable``."""
+        return await self._run(partial(self._samples, models, at, span, silence))
 
     async def rates(self) -> Rates | Unreadable:
         """Never raises, as ``samples``."""
@@ -155,10 +146,9 @@ class PrometheusMetrics:
         return await self._run(partial(self._before, models, rates))
 
     async def _run(self, read: Callable[[], T]) -> T | Unreadable:
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(3 * WHOLE):
-                return await loop.run_in_executor(self._threads, read)
+                return await _in_thread(read)
         except TimeoutError:
             return Unreadable(f"no answer within {3 * WHOLE:g}s")
         except PrometheusError as error:
@@ -166,13 +156,16 @@ class PrometheusMetrics:
         except (msgspec.DecodeError, ValueError) as error:
             return Unreadable(f"unexpected answer: {error}"[:200])
 
-    def _samples(self, metrics: str, span: float, at: float) -> "_Gathered":
+    def _samples(
+        self, models: Collection[ModelKey], at: float, span: float, silence: float
+    ) -> Readings:
         reach = f"[{max(1, round(span * 1000))}ms]"
-        selector = _matching(f"__name__{metrics}", self._where)
-        gathered = _Gathered()
-        for rows in self._rows(selector + reach, "matrix", at):
+        listed = "|".join(sorted({re.escape(model) for _, model in models}))
+        these = _matching(f'__name__=~"{_COUNTED}"', f"model=~{quoted(listed)}", self._where)
+        gathered = _Gathered(models)
+        for rows in self._rows(these + reach, "matrix", at, silence=silence):
             gathered.add(rows)
-        return gathered
+        return Readings(at, gathered.whole())
 
     def _rates(self) -> Rates:
         by = f"{self._label},model"
@@ -186,9 +179,9 @@ class PrometheusMetrics:
             for q in _QUANTILES
         )
         counted = _Counted()
-        for rows in self._rows(f"{requests} or {restarts}", "vector", patient=True):
+        for rows in self._rows(f"{requests} or {restarts}", "vector", silence=WHOLE):
             counted.add_rates(rows)
-        for rows in self._rows(quantiles, "vector", patient=True):
+        for rows in self._rows(quantiles, "vector", silence=WHOLE):
             counted.add_quantiles(rows)
         return counted.told()
 
@@ -202,7 +195,7 @@ class PrometheusMetrics:
         )
         found: dict[ModelKey, defaultdict[int, list[tuple[float, float]]]]
         found = {key: defaultdict(list) for key in wanted}
-        for rows in self._rows(query, "vector", patient=True):
+        for rows in self._rows(query, "vector", silence=WHOLE):
             for labels, value in _numbers(rows):
                 key = labels.namespace, labels.model
                 if key in wanted and labels.version.isdigit():
@@ -219,10 +212,10 @@ class PrometheusMetrics:
                 raise PrometheusError(f"unexpected answer: a {kind} for its time") from error
 
     def _rows(
-        self, query: str, kind: Kind, at: float | None = None, *, patient: bool = False
+        self, query: str, kind: Kind, at: float | None = None, *, silence: float | None = None
     ) -> Iterator[list[Row]]:
         with self._asking():
-            yield from self._prometheus.rows(query, kind, at, patient=patient)
+            yield from self._prometheus.rows(query, kind, at, silence=silence)
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:
@@ -232,6 +225,29 @@ class PrometheusMetrics:
             self._asked(False)
             raise
         self._asked(True)
+
+
+async def _in_thread(read: Callable[[], T]) -> T:
+    """What a function that blocks returns, or raises. Nothing waits for its thread, so that the
+    operator can end while a server does not answer.
+    """
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[T] = loop.create_future()
+
+    def tell(set_it: Callable[[], None]) -> None:
+        if not found.done():
+            set_it()
+
+    def work() -> None:
+        try:
+            told = partial(found.set_result, read())
+        except Exception as error:  # noqa: BLE001 - whoever waits for it gets it
+            told = partial(found.set_exception, error)
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(tell, told)
+
+    threading.Thread(target=work, name="prometheus", daemon=True).start()
+    return await found
 
 
 def _before(
@@ -250,16 +266,15 @@ def _matching(*matchers: str) -> str:
 
 
 class _Gathered:
-    """Series as they come in. Equal texts and equal samples are kept once: a healthy pod's counters
-    of errors, to begin with, are all the same. ``spoiled``: pods, by namespace and name, that tell
-    what is no number.
+    """Series of some models as they come in. Equal texts and equal samples are kept once: a healthy
+    pod's counters of errors, to begin with, are all the same.
     """
 
-    def __init__(self) -> None:
-        self.series: defaultdict[ModelKey, list[Series]] = defaultdict(list)
+    def __init__(self, models: Collection[ModelKey]) -> None:
+        self._series: dict[ModelKey, list[Series]] = {key: [] for key in models}
         self._texts: dict[str, str] = {}
         self._times: dict[Numbers, Numbers] = {}
-        self.spoiled: set[tuple[str, str]] = set()
+        self._spoiled: set[tuple[str, str]] = set()
 
     def add(self, rows: list[Row]) -> None:
         """Take rows in; those that are not whole (no pod, say) are none of ours."""
@@ -267,7 +282,8 @@ class _Gathered:
         for row in rows:
             labels = row.metric
             counts = _COUNTS.get(labels.name)
-            if counts is None or not (labels.pod and labels.model and labels.namespace):
+            mine = self._series.get((labels.namespace, labels.model))
+            if counts is None or mine is None or not labels.pod:
                 continue
             raw = bytes(row.values)
             if raw in parsed:
@@ -275,9 +291,9 @@ class _Gathered:
             else:
                 samples = parsed[raw] = self._parsed(raw)
             if samples is None:
-                self.spoiled.add((labels.namespace, labels.pod))
+                self._spoiled.add((labels.namespace, labels.pod))
                 continue
-            self.series[self._text(labels.namespace), self._text(labels.model)].append(
+            mine.append(
                 Series(
                     self._text(labels.pod),
                     self._text(labels.arm),
@@ -287,6 +303,17 @@ class _Gathered:
                     self._text(labels.bucket or labels.priority),
                 )
             )
+
+    def whole(self) -> Mapping[ModelKey, Sequence[Series]]:
+        """All series, without pods that tell what is no number: half of a pod's counters would look
+        like a restart.
+        """
+        if not self._spoiled:
+            return self._series
+        return {
+            key: [one for one in series if (key[0], one.pod) not in self._spoiled]
+            for key, series in self._series.items()
+        }
 
     def _text(self, text: str) -> str:
         return self._texts.setdefault(text, text)
@@ -299,23 +326,6 @@ class _Gathered:
         if not all(map(math.isfinite, values)):
             return None
         return self._times.setdefault(times, times), values
-
-
-def _united(parts: Sequence[_Gathered]) -> Mapping[ModelKey, Sequence[Series]]:
-    """All series, without pods that say what is no number: half of a pod's counters would look like
-    a restart.
-    """
-    spoiled = set().union(*(part.spoiled for part in parts))
-    whole, *others = (part.series for part in parts)
-    for other in others:
-        for key, series in other.items():
-            whole[key] += series
-    if not spoiled:
-        return whole
-    return {
-        key: [one for one in series if (key[0], one.pod) not in spoiled]
-        for key, series in whole.items()
-    }
 
 
 class _Counted:

@@ -23,6 +23,8 @@ _ROW, _NEXT_ROW = b'{"metric"', b'},{"metric"'
 """Inside of a string the quotation mark would have a backslash before it: no label looks so."""
 _OK: Final = 200
 _THREADS: Final = 4
+_LONG: Final = 2048
+"""Characters of a query from which on it goes in the body: as an address, servers refuse it."""
 
 Kind = Literal["matrix", "vector", "scalar", "string"]
 
@@ -126,17 +128,16 @@ class Prometheus:
         self._rows: msgspec.json.Decoder[list[Row]] = msgspec.json.Decoder(list[row])  # type: ignore[valid-type]
 
     def rows(
-        self, query: str, kind: Kind, at: float | None = None, *, patient: bool = False
+        self, query: str, kind: Kind, at: float | None = None, *, silence: float | None = None
     ) -> Iterator[list[Row]]:
-        """The rows of an answer, in pieces. What came before an error is no answer. ``patient``: it
-        may be long in coming, as nothing waits for it but what can.
+        """The rows of an answer, in pieces. What came before an error is no answer. ``silence``:
+        seconds, where another than the usual one is to be suffered.
 
         Raises:
             PrometheusError: no answer, or not a whole one.
         """
         pieces = _Pieces()
-        silence = self._whole if patient else self._silence
-        for chunk in self._read(query, at, silence):
+        for chunk in self._read(query, at, silence or self._silence):
             if piece := pieces.add(chunk):
                 yield self._decoded(piece)
         found = _answer(pieces.rest())
@@ -164,11 +165,14 @@ class Prometheus:
         sending it.
         """
         parameters = {"query": query, **({} if at is None else {"time": f"{at:.3f}"})}
+        long = len(query) > _LONG
         end = time.monotonic() + self._whole
         try:
-            with self._session.get(
+            with self._session.request(
+                "POST" if long else "GET",
                 self._url,
-                params=parameters,
+                params=None if long else parameters,
+                data=parameters if long else None,
                 headers={"Accept-Encoding": "identity"},
                 stream=True,
                 timeout=silence,

@@ -34,8 +34,14 @@ class Server(http.server.ThreadingHTTPServer):
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
+        self._answer(urllib.parse.urlsplit(self.path).query)
+
+    def do_POST(self) -> None:
+        self._answer(self.rfile.read(int(self.headers["Content-Length"])).decode())
+
+    def _answer(self, encoded: str) -> None:
         assert isinstance(self.server, Server)
-        asked = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
+        asked = urllib.parse.parse_qs(encoded)
         self.server.paths.append(self.path)
         self.server.seen.append({name: values[0] for name, values in asked.items()})
         status, kind, body = self.server.answer(asked["query"][0])

@@ -10,7 +10,7 @@ import asyncio
 import bisect
 import math
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -119,6 +119,7 @@ class Simulation:
     seed: int = 1
     load_time: float = 0.0
     load_error: dict[int, str] = field(default_factory=dict)
+    load_waits: dict[int, str] = field(default_factory=dict)
     tensors: dict[int, list[Tensor]] = field(default_factory=dict)
     kill_at_write: int | None = None
     down_for: float = 0.0
@@ -353,7 +354,7 @@ class Simulation:
     def _state(self, version: int, ready_at: float) -> VersionState:
         error = self.load_error.get(version)
         if self.now < ready_at:
-            return VersionState(state="Loading")
+            return VersionState(state="Loading", error=self.load_waits.get(version))
         if error:
             return VersionState(state="Failed", error=error)
         tensors = self.tensors.get(version, [TENSOR])
@@ -537,11 +538,14 @@ class _Prometheus:
     async def time(self) -> float | Unreadable:
         return self.world.now if self.world.prometheus_up else Unreadable("connection refused")
 
-    async def samples(self, span: float) -> Readings | Unreadable:
+    async def samples(
+        self, models: Collection[tuple[str, str]], at: float, span: float, silence: float
+    ) -> Readings | Unreadable:
+        assert list(models) == [("default", "digits")]
         self.world.asked.append(self.world.now)
         if not self.world.prometheus_up:
             return Unreadable("connection refused")
-        return Readings(self.world.now, {("default", "digits"): self.world.samples(span)})
+        return Readings(at, {("default", "digits"): self.world.samples(span)})
 
     async def rates(self) -> Rates | Unreadable:
         return self.world.rates if self.world.prometheus_up else Unreadable("connection refused")

@@ -1,12 +1,12 @@
 """What is asked of Prometheus when: seldom, of few, and nothing that is old is shown as new."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
 from tidegate_operator.adapters.metrics import BEFORE_AT_ONCE, ModelKey, Rates, Readings
-from tidegate_operator.readings import Evidence
+from tidegate_operator.readings import Evidence, moment
 from tidegate_operator.rollout.observation import Before, LiveMetrics, Unreadable
 
 KEY = ("n", "m")
@@ -18,16 +18,24 @@ class Prometheus:
     ahead: float = 0.0
     now: float = 1000.0
     up: bool = True
+    clock_read: int = 0
+    read: list[list[ModelKey]] = field(default_factory=list)
     spans: list[float] = field(default_factory=list)
+    silences: list[float] = field(default_factory=list)
     rated: list[float] = field(default_factory=list)
     asked: list[list[ModelKey]] = field(default_factory=list)
 
     async def time(self) -> float | Unreadable:
+        self.clock_read += 1
         return self.now + self.ahead if self.up else Unreadable("away")
 
-    async def samples(self, span: float) -> Readings | Unreadable:
+    async def samples(
+        self, models: Collection[ModelKey], at: float, span: float, silence: float
+    ) -> Readings | Unreadable:
+        self.read.append(list(models))
         self.spans.append(span)
-        return Readings(self.now + self.ahead) if self.up else Unreadable("away")
+        self.silences.append(silence)
+        return Readings(at) if self.up else Unreadable("away")
 
     async def rates(self) -> Rates | Unreadable:
         self.rated.append(self.now)
@@ -56,14 +64,51 @@ async def test_samples_reach_back_to_a_time_on_prometheus_clock(ahead: float) ->
     prometheus = Prometheus(ahead=ahead)
     asks = evidence(prometheus)
     for _ in range(2):
-        await asks.samples(1000.0 + ahead - 10.0)
+        await asks.samples([KEY], 1000.0 + ahead - 10.0, 10.0)
     assert all(10 <= span < 15 for span in prometheus.spans)
     assert asks.skew == ahead
 
 
+async def test_its_clock_is_read_now_and_then_and_after_a_failure() -> None:
+    prometheus = Prometheus()
+    asks = evidence(prometheus)
+    for _ in range(60):
+        await asks.samples([KEY], 990.0, 10.0)
+        prometheus.now += 2.5
+    assert prometheus.clock_read == 10
+    prometheus.up = False
+    assert isinstance(await asks.samples([KEY], 990.0, 10.0), Unreadable)
+    prometheus.up, prometheus.ahead = True, 30.0
+    found = await asks.samples([KEY], 990.0, 10.0)
+    assert isinstance(found, Readings)
+    assert found.at == prometheus.now + 30.0
+
+
+async def test_a_clock_that_stands_still_is_a_cache() -> None:
+    prometheus = Prometheus()
+    asks = evidence(prometheus)
+    assert isinstance(await asks.samples([KEY], 990.0, 10.0), Readings)
+    prometheus.now += 20.0
+    prometheus.ahead -= 20.0
+    assert isinstance(await asks.samples([KEY], 990.0, 10.0), Unreadable)
+
+
+@pytest.mark.parametrize(("interval", "silence"), [(2.0, 5.0), (30.0, 10.0), (600.0, 20.0)])
+async def test_more_patience_where_looks_are_rare(interval: float, silence: float) -> None:
+    prometheus = Prometheus()
+    await evidence(prometheus).samples([KEY], 990.0, interval)
+    assert prometheus.silences == [silence]
+
+
+def test_models_are_judged_in_parts() -> None:
+    moments = [moment(("n", f"m-{number}"), 10.0) for number in range(1000)]
+    assert set(moments) == {0.0, 2.5, 5.0, 7.5}
+    assert all(200 < moments.count(one) < 300 for one in set(moments))
+
+
 async def test_nothing_is_asked_of_a_prometheus_whose_time_is_not_known() -> None:
     prometheus = Prometheus(up=False)
-    assert isinstance(await evidence(prometheus).samples(990.0), Unreadable)
+    assert isinstance(await evidence(prometheus).samples([KEY], 990.0, 10.0), Unreadable)
     assert prometheus.spans == []
 
 

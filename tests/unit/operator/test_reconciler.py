@@ -1,13 +1,17 @@
 """The loop: order of writes, conflicts, foreign writes, rest, many models, many operators."""
 
 import asyncio
+from collections.abc import Collection
 
 import pytest
 from simulation import Simulation, _loop, failing, two_versions
 
 from tidegate_contract.acknowledgement import PodReport
+from tidegate_operator import reconciler
 from tidegate_operator.adapters.cluster import CONFIG_MAP, ConflictError
-from tidegate_operator.adapters.metrics import Rates, Readings
+from tidegate_operator.adapters.metrics import ModelKey, Rates, Readings
+from tidegate_operator.observer import Unread
+from tidegate_operator.readings import moment
 from tidegate_operator.rollout.observation import LiveMetrics, Unreadable
 
 TABLE = (CONFIG_MAP, "tidegate-routing-digits")
@@ -154,7 +158,7 @@ def test_the_api_server_away_in_a_step() -> None:
 def test_a_decision_to_go_back_outlives_everything_that_fails_after_it() -> None:
     world = running()
     world.behaviour = failing(2, 0.9)
-    world.run(30, lambda w: (w.now + 1) % 10 == 0)
+    world.run(30, lambda w: (w.now + 1 - moment(("default", "digits"), 10.0)) % 10 < 1)
     world.api_up = False
     world.run(1)  # it decides, and cannot write it
     assert world.weight == 50
@@ -173,7 +177,7 @@ def test_evidence_is_read_once_in_an_interval_whatever_else_wakes_the_model() ->
         world.tick()
     looks = world.asked[asked:]
     assert len(looks) == 4
-    assert all(at % 10 == 0 for at in looks)
+    assert len({at % 10 for at in looks}) == 1
     assert world.now - begin == 40
 
 
@@ -312,15 +316,32 @@ def test_metrics_of_versions_are_written_once_a_minute_at_most() -> None:
     assert 5 <= len(world.writes) - writes <= 10
 
 
+def test_no_reading_is_of_all_models_where_many_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconciler, "_FEW", 3)
+    operator = running().operators[0]
+    taken: list[int] = []
+
+    async def noted(models: Collection[ModelKey], at: float, *_: float) -> Readings | Unreadable:
+        taken.append(len(models))
+        return Readings(at)
+
+    operator.evidence.metrics.samples = noted
+    operator._to_judge = {("default", f"m-{n}"): (Unread(0.0, 10.0), 0.0) for n in range(8)}
+    _loop.run_until_complete(operator._judge())
+    assert taken == [3, 3, 2]
+
+
 def test_a_pod_without_samples_does_not_make_everybody_read_its_whole_past() -> None:
     world = running()
     metrics = world.operators[0].evidence.metrics
     read = metrics.samples
     spans: list[float] = []
 
-    async def noted(span: float) -> Readings | Unreadable:
+    async def noted(
+        models: Collection[ModelKey], at: float, span: float, silence: float
+    ) -> Readings | Unreadable:
         spans.append(span)
-        return await read(span)
+        return await read(models, at, span, silence)
 
     metrics.samples = noted
     world.by_name["triton-1"].scraped = False

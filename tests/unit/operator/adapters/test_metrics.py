@@ -21,13 +21,16 @@ def server() -> Iterator[Server]:
     yield from served()
 
 
+MODELS = [("n", "m"), ("n", "other")]
+
+
 def over(server: Server) -> PrometheusMetrics:
     return PrometheusMetrics(Prometheus(server.url))
 
 
 async def read(server: Server, answer: Callable[[str], Answer]) -> Readings | Unreadable:
     server.answer = lambda query: TIME if query == "time()" else answer(query)
-    return await over(server).samples(60)
+    return await over(server).samples(MODELS, 100.25, 60.0, 5.0)
 
 
 def ok(kind: str, result: Any, **more: Any) -> Answer:
@@ -45,17 +48,7 @@ def row(name: str, *values: str, **labels: str) -> dict[str, Any]:
 
 
 def matrix(*rows: dict[str, Any], **more: Any) -> Callable[[str], Answer]:
-    """The rows that a query of samples is about."""
-
-    def answer(query: str) -> Answer:
-        kept = [
-            one
-            for one in rows
-            if ("requests" in one["metric"]["__name__"]) == ("requests" in query)
-        ]
-        return ok("matrix", kept, **more)
-
-    return answer
+    return lambda _query: ok("matrix", list(rows), **more)
 
 
 async def test_samples_by_model(server: Server) -> None:
@@ -82,9 +75,29 @@ async def test_samples_by_model(server: Server) -> None:
         Series("p", "", "", "restarts", times, values),
     )
     assert found.of(("n", "unheard-of")).series == ()
-    time_, *queries = server.seen
-    assert time_ == {"query": "time()"}
-    assert [(one["query"][-9:], one["time"]) for one in queries] == [("[60000ms]", "100.250")] * 2
+    (query,) = server.seen
+    assert query["query"].endswith("[60000ms]")
+    assert 'model=~"m|other"' in query["query"]
+    assert query["time"] == "100.250"
+
+
+async def test_only_models_that_were_asked_for_are_told_of(server: Server) -> None:
+    """A model of the same name in another namespace is in the answer, too."""
+    rows = [row("tidegate_check_requests_total", namespace=one) for one in ("n", "elsewhere")]
+    found = await read(server, matrix(*rows))
+    assert isinstance(found, Readings)
+    assert {key: len(series) for key, series in found.by_model.items() if series} == {("n", "m"): 1}
+
+
+async def test_thousands_of_models_go_in_the_body(server: Server) -> None:
+    server.answer = matrix(row("tidegate_check_requests_total", model="m-7"))
+    many = [("n", f"m-{number}") for number in range(5000)]
+    found = await over(server).samples(many, 100.25, 60.0, 5.0)
+    assert isinstance(found, Readings)
+    assert len(found.of(("n", "m-7")).series) == 1
+    (query,) = server.seen
+    assert query["time"] == "100.250"
+    assert len(server.paths[0]) < 100
 
 
 async def test_an_answer_is_read_in_pieces(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,16 +153,16 @@ async def test_what_is_no_evidence_is_unreadable(server: Server, answer: Answer,
 @pytest.mark.parametrize("answer", [ok("vector", []), ok("scalar", ["a", "b"])])
 async def test_a_prometheus_that_does_not_know_its_time(server: Server, answer: Answer) -> None:
     server.answer = lambda _query: answer
-    found = await over(server).samples(60)
-    assert isinstance(found, Unreadable)
+    assert isinstance(await over(server).time(), Unreadable)
 
 
 async def test_nobody_answers() -> None:
     metrics = PrometheusMetrics(Prometheus("http://127.0.0.1:1"))
-    found = await metrics.samples(60)
+    found = await metrics.samples(MODELS, 100.25, 60.0, 5.0)
     assert isinstance(found, Unreadable)
     assert "refused" in found.why
-    assert (await metrics.samples(60)) == found, "the reason stays the same, as people read it"
+    again = await metrics.samples(MODELS, 100.25, 60.0, 5.0)
+    assert again == found, "the reason stays the same, as people read it"
 
 
 async def test_one_that_hangs(server: Server) -> None:
@@ -160,8 +173,9 @@ async def test_one_that_hangs(server: Server) -> None:
         return TIME
 
     server.answer = hang
-    metrics = PrometheusMetrics(Prometheus(server.url, silence=0.05))
-    assert await metrics.samples(60) == Unreadable("no answer within 0.05s")
+    metrics = PrometheusMetrics(Prometheus(server.url, silence=5.0))
+    found = await metrics.samples(MODELS, 100.25, 60.0, 0.05)
+    assert found == Unreadable("no answer within 0.05s")
     released.set()
 
 
@@ -178,20 +192,21 @@ async def test_rates_may_be_long_in_coming(server: Server) -> None:
 async def test_one_that_drips_for_ever(server: Server) -> None:
     server.answer = lambda _query: TIME
     metrics = PrometheusMetrics(Prometheus(server.url, whole=0.0))
-    assert await metrics.samples(60) == Unreadable("no whole answer within 0s")
+    found = await metrics.samples(MODELS, 100.25, 60.0, 5.0)
+    assert found == Unreadable("no whole answer within 0s")
 
 
 async def test_only_the_namespaces_asked_for_and_labels_as_configured(server: Server) -> None:
-    server.answer = lambda query: TIME if query == "time()" else matrix(renamed)(query)
     renamed = row("tidegate_check_requests_total", kubernetes_namespace="k", target="t")
     configured = Prometheus(server.url, namespace_label="kubernetes_namespace", pod_label="target")
     metrics = PrometheusMetrics(
         configured, namespaces=["a.b", "c"], namespace_label="kubernetes_namespace"
     )
-    found = await metrics.samples(60)
+    server.answer = matrix(renamed)
+    found = await metrics.samples([("k", "m")], 100.25, 60.0, 5.0)
     assert isinstance(found, Readings)
     assert [one.pod for one in found.of(("k", "m")).series] == ["t"]
-    assert all("kubernetes_namespace=~" in one["query"] for one in server.seen[1:])
+    assert "kubernetes_namespace=~" in server.seen[0]["query"]
 
 
 def vector(*rows: tuple[dict[str, str], str]) -> Answer:
@@ -257,5 +272,7 @@ async def test_what_is_no_rate_is_unreadable(server: Server) -> None:
 async def test_every_query_is_told_of(server: Server) -> None:
     told: list[bool] = []
     server.answer = lambda query: TIME if query == "time()" else (503, "text/plain", "away")
-    await PrometheusMetrics(Prometheus(server.url), asked=told.append).samples(60)
-    assert told == [True, False, False]
+    metrics = PrometheusMetrics(Prometheus(server.url), asked=told.append)
+    await metrics.time()
+    await metrics.samples(MODELS, 100.25, 60.0, 5.0)
+    assert told == [True, False]
