@@ -32,6 +32,11 @@ _TEST_PROGRESS: Final = 15.0
 """Seconds between two statuses of a test that only moved on: people watch its figures."""
 _NEWS_A_SECOND: Final = 2.0
 """Statuses of versions in a second that are written only because their metrics moved."""
+_PASSING_A_SECOND: Final = 10.0
+"""Statuses in a second whose change may be another one a moment later. A few are written at once;
+of many, as where thousands start or Prometheus is slow, decisions come first: they wait for
+progress.
+"""
 
 API: Final = f"{names.GROUP}/{names.API_VERSION}"
 _OWNERS: Final = frozenset({canaryrollout.KIND, abtest.KIND})
@@ -68,6 +73,7 @@ class Writer:
     _deleted: dict[ModelKey, list[Raw]] = field(default_factory=dict)
     _unfit: dict[str, str] = field(default_factory=dict)
     _news: Budget = field(default_factory=lambda: Budget(_NEWS_A_SECOND))
+    _passing: Budget = field(default_factory=lambda: Budget(_PASSING_A_SECOND))
 
     async def act(
         self, key: ModelKey, seen: Observation, plan: Plan, memory: Memory, *, progress: bool
@@ -114,7 +120,7 @@ class Writer:
         objects: tuple[Owning, ...] = (*seen.rollouts, *seen.tests)
         written = {one.metadata.uid: one.status_json for one in objects}
         for write in mine:
-            if write.urgent or progress:
+            if progress or self._at_once(write, seen.now):
                 uid = write.metadata.uid
                 await self.write_status(write)
                 written[uid] = self.cache.status_json(write.kind, write.metadata)
@@ -129,11 +135,15 @@ class Writer:
         minute, and of many models less often.
         """
         others = [write for write in plan.statuses if write.kind not in _OWNERS]
-        news = any(not write.urgent for write in others) and now - memory.told >= _CHECKPOINT
+        news = now - memory.told >= _CHECKPOINT
         for write in others:
-            if write.urgent or (news and self._news.take(now)):
+            if self._at_once(write, now) or (news and self._news.take(now)):
                 await self.write_status(write)
                 memory.told = now
+
+    def _at_once(self, write: StatusWrite, now: float) -> bool:
+        """Whether a status is written whatever else there is to do."""
+        return write.urgent and (not write.passing or self._passing.take(now))
 
     async def _write_table(self, key: ModelKey, seen: Observation, plan: Plan) -> None:
         if plan.table is None:

@@ -37,12 +37,12 @@ from tidegate_tools.processes import Process, Supervisor
 from tidegate_tools.prometheus import Prometheus
 
 NAME = "operator_scale"
-SIZES = {1_000: (10, 5), 10_000: (30, 15)}
-"""By number of rollouts, the seconds between looks and those between scrapes."""
+SIZES = (1_000, 10_000)
 WATCHED_INTERVALS = 12
 BREACHES = 10
 IN_FLIGHT = 24
-PATIENCE = 3600.0
+PROGRESS = 30.0
+"""Seconds between two lines that tell how far it is."""
 RESULTS = Path("bench-results")
 HERE = Path(__file__).parent
 CRDS = HERE.parents[1] / "crds"
@@ -55,11 +55,17 @@ def main() -> None:
     """Run, print the figures, write the samples."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rollouts", type=int, action="append", help="default: 1000 and 10000")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=60.0,
+        help="minutes to each stage; what is there by then is what is watched (default: 60)",
+    )
     given = parser.parse_args()
     figures: dict[str, Any] = {}
     for number in given.rollouts or SIZES:
         with ExitStack() as stack:
-            figures[str(number)] = Bench(stack, number).run()
+            figures[str(number)] = Bench(stack, number, given.patience * 60).run()
         print(number, json.dumps(figures[str(number)]), flush=True)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{NAME}.json").write_text(json.dumps(figures, indent=1))
@@ -69,9 +75,10 @@ def main() -> None:
 class Bench:
     """All parts, running for as long as the stack does."""
 
-    def __init__(self, stack: ExitStack, rollouts: int) -> None:
-        self.rollouts = rollouts
-        self.interval, self.scrape = SIZES.get(rollouts, (10, 5))
+    def __init__(self, stack: ExitStack, rollouts: int, patience: float) -> None:
+        self.rollouts, self.patience = rollouts, patience
+        # Seconds between looks and between scrapes.
+        self.interval, self.scrape = (10, 5) if rollouts <= min(SIZES) else (30, 15)
         self.directory = Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="tidegate-bench-"))
         )
@@ -100,15 +107,17 @@ class Bench:
         self._until(lambda: self._phases("New") == 0, "the operator's lists")
         created = time.monotonic()
         asyncio.run(self._create(self._rollout))
-        self._until(lambda: self._live() >= self.rollouts, "the canaries' traffic")
-        traffic = time.monotonic() - created
-        self._until(lambda: self._phases("Progressing") >= self.rollouts, "steps under way")
+        whole = self._until(lambda: self._live() >= self.rollouts, "the canaries' traffic")
+        traffic = time.monotonic() - created if whole else None
+        if whole:
+            self._until(lambda: self._phases("Progressing") >= self.rollouts, "steps under way")
         setup = time.monotonic() - began
         time.sleep(max(30.0, 2 * self.interval))
         figures = self._watch(operator, quiet)
         figures["setup_s"] = round(setup)
-        figures["all_have_traffic_s"] = round(traffic)
-        if self.rollouts <= min(SIZES):
+        figures["all_have_traffic_s"] = None if traffic is None else round(traffic)
+        figures["traffic_share"] = round(self._live() / self.rollouts, 3)
+        if whole and self.rollouts <= min(SIZES):
             waits = [self._breach(number) for number in range(BREACHES)]
             figures["breach_to_rollback_max_s"] = round(max(waits), 2)
             figures["breach_to_rollback_p50_s"] = round(statistics.median(waits), 2)
@@ -146,7 +155,8 @@ class Bench:
             times.update(json.loads(text(f"{self.sidecars}/times?model={number}")))
             return times["back"] is not None
 
-        self._until(over, "a rollback")
+        if not self._until(over, "a rollback"):
+            raise TimeoutError("waited in vain for a rollback")
         return times["back"] - times["shown"]
 
     async def _create(self, what: Callable[["Requests", int], Awaitable[Any]]) -> list[Any]:
@@ -231,12 +241,28 @@ class Bench:
         found = scraped(f"{self.operator_url}/metrics")
         return found.get(("tidegate_rollouts", (("phase", phase),)), 0.0)
 
-    def _until(self, condition: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + PATIENCE
+    def _until(self, condition: Callable[[], bool], what: str) -> bool:
+        """Wait for it; says whether it came."""
+        began = told = time.monotonic()
         while not condition():
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"waited in vain for {what}")
+            now = time.monotonic()
+            if now > began + self.patience:
+                return False
+            if now > told + PROGRESS:
+                told = now
+                self._tell(what, now - began)
             time.sleep(0.5)
+        return True
+
+    def _tell(self, what: str, waited: float) -> None:
+        """How far it is, for whoever watches the bench."""
+        phases = {phase: round(self._phases(phase)) for phase in ("Gating", "Progressing")}
+        told = ", ".join(f"{phase} {count}" for phase, count in phases.items())
+        print(
+            f"{self.rollouts}: {waited:.0f}s for {what}: {told}, live {self._live()}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 class Requests:

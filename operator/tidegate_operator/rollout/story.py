@@ -47,6 +47,13 @@ _PROGRESS: Final = (
 )
 """Fields, of tests too, that move at every look: they alone are no reason to write a status."""
 
+_PASSING: Final = frozenset({"Loading", "Analysing", "NoData", "Error"})
+"""Reasons that come and go without anybody's doing."""
+_LASTING: Final = (
+    *("weight", "currentStep", "plan", "stableVersion", "attempt", "analysisChanges"),
+    *("lastVerb", "finished", "observedGeneration"),
+)
+
 
 def tell(
     rollout: CanaryRollout, state: State, seen: Observation, last_verb: str | None = None
@@ -113,6 +120,21 @@ def _finish(rollout: CanaryRollout, state: State, seen: Observation) -> Finish |
 def meaning(status: dict[str, Any]) -> dict[str, Any]:
     """The part of a written status whose change is worth a write at once."""
     return {key: value for key, value in status.items() if key not in _PROGRESS}
+
+
+def passing(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Whether two written statuses differ only in what may be something else a moment later: how
+    far loading is, how evidence stands, and that it is missing, as it is for all rollouts at once
+    while Prometheus is slow.
+    """
+    return _lasting(before) == _lasting(after)
+
+
+def _lasting(status: dict[str, Any]) -> list[Any]:
+    reason, phase = status.get("reason"), status.get("phase")
+    if reason in _PASSING:
+        reason, phase = "", "Progressing" if phase == "Holding" else phase
+    return [reason, phase, *(status.get(key) for key in _LASTING)]
 
 
 def _edited(before: Status, run: Run | None) -> bool:

@@ -9,6 +9,7 @@ from simulation import Simulation, failing, two_versions
 from tidegate_operator.api.canaryrollout import HISTORY_LENGTH, Checkpoint, Status
 from tidegate_operator.api.meta import convert, wire
 from tidegate_operator.rollout import state as states
+from tidegate_operator.rollout import story
 from tidegate_operator.rollout.state import decode, phase_of, weight_of
 
 WORDS = ("Ready", "Reconciling", "Stalled", "Progressing", "Paused", "Promoted")
@@ -244,3 +245,26 @@ def test_a_state_is_rebuilt_from_its_status(
 @pytest.mark.parametrize("phase", ["Gating", "Progressing", "Holding", "RollingBack", "Promoting"])
 def test_a_status_that_lost_its_checkpoint_begins_again(phase: str) -> None:
     assert isinstance(decode(convert({"phase": phase, "stableVersion": 1}, Status)), states.Pending)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "passing"),
+    [
+        (("Gating", "Loading", 0), ("Gating", "NoData", 0), True),
+        (("Progressing", "Analysing", 10), ("Holding", "NoData", 10), True),
+        (("Holding", "Error", 10), ("Progressing", "Analysing", 10), True),
+        (("Gating", "NoData", 0), ("Progressing", "AwaitingAcknowledgement", 10), False),
+        (("Progressing", "AwaitingAcknowledgement", 10), ("Progressing", "Analysing", 10), False),
+        (("Progressing", "Analysing", 10), ("Progressing", "Analysing", 20), False),
+        (("Holding", "NoData", 10), ("Holding", "Suspended", 10), False),
+        (("Holding", "NoData", 10), ("RollingBack", "NoData", 10), False),
+        (("Gating", "Loading", 0), ("Gating", "VersionLoadFailed", 0), False),
+    ],
+)
+def test_what_may_wait_is_what_is_soon_something_else(
+    before: tuple[str, str, int], after: tuple[str, str, int], passing: bool
+) -> None:
+    names = ("phase", "reason", "weight")
+    old, new = (dict(zip(names, one, strict=True)) for one in (before, after))
+    assert story.passing(old, new) is passing
+    assert not story.passing(old, {**new, "lastVerb": "abort"})
