@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from tidegate_contract import names
 from tidegate_demo.web import fetch
-from tidegate_operator.api.canaryrollout import Tally
 from tidegate_operator.evidence import share
+from tidegate_operator.evidence.tally import Tally
 
 RANGE: Final = "10m"
 

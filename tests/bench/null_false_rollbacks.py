@@ -16,14 +16,14 @@ import sys
 from collections.abc import Callable
 
 import numpy as np
-from canaries import LEVEL, LOOKS, RATE, REQUESTS, Canaries, Floats, Z, report, z
+from canaries import LEVEL, LOOKS, RATE, REQUESTS, Canaries, Floats, Z, z
 from numpy.typing import NDArray
+from result import report
 from scipy import special, stats
 
-from tidegate_operator.api.canaryrollout import Tally
-from tidegate_operator.evidence import share
+from tidegate_operator.evidence import proportions, share
 from tidegate_operator.evidence.dispersion import dispersion
-from tidegate_operator.evidence.proportions import excess_above
+from tidegate_operator.evidence.tally import Tally
 
 NAME = "null_false_rollbacks"
 TIMES = 1.5
@@ -108,23 +108,25 @@ def _disagreement(runs: int) -> dict[str, float]:
     """50 mirrored pairs a poll, five of stable with itself; a look at every third poll."""
     random = np.random.default_rng(6)
     alone = beyond = 0
-    polls = np.arange(3, LOOKS + 1, 3) * 50
+    looks = LOOKS // 3
     for _ in range(runs):
         found, highest = share.ShareEvidence(), 0.0
-        for bad in random.binomial(150, 0.02, len(polls)).tolist():
-            found = share.observe(found, 150, bad, allowed=0.02, planned_looks=len(polls))
+        for bad in random.binomial(150, 0.02, looks).tolist():
+            found = share.observe(found, 150, bad, allowed=0.02, planned_looks=looks)
             highest = max(highest, share.above(found))
         alone += highest >= 1 / LEVEL
-        pairs, itself = (
-            random.binomial(n, rate, len(polls)).cumsum() for n, rate in ((150, 0.05), (15, 0.03))
-        )
-        beyond += any(
-            excess_above(Tally(requests=n, bad=bad), Tally(requests=n // 10, bad=bad_itself), 0.02)
-            >= 1 / LEVEL
-            for n, bad, bad_itself in zip(
-                polls.tolist(), pairs.tolist(), itself.tolist(), strict=True
+        excess, highest = proportions.ExcessEvidence(), 0.0
+        pairs, itself = (random.binomial(n, rate, looks) for n, rate in ((150, 0.05), (15, 0.03)))
+        for bad, bad_itself in zip(pairs.tolist(), itself.tolist(), strict=True):
+            excess = proportions.observe(
+                excess,
+                Tally(requests=150, bad=bad),
+                Tally(requests=15, bad=bad_itself),
+                excess=0.02,
+                planned_looks=looks,
             )
-        )
+            highest = max(highest, proportions.above(excess))
+        beyond += highest >= 1 / LEVEL
     _progress("disagreement played")
     return {"alone": alone / runs, "beyond_itself": beyond / runs}
 

@@ -411,6 +411,10 @@ SHADOW_METRICS = (
 MIRROR_NEEDED = (
     "must be above 0 for a metric of disagreement, which compares the answers to mirrored requests"
 )
+PROVABLE = (
+    "must have maxRatioToStable of at least 0.2 where passOn is Proven, "
+    "as no canary's traffic could prove less"
+)
 METADATA_KEYS = "has a key that is empty or longer than 63 characters"
 BOTH_ARMS = "must be from 1 to 99, as both arms need traffic"
 ONE_END_OF_TEST = "must have exactly one of duration and endTime"
@@ -558,6 +562,14 @@ WRONG_AT_CREATION: list[Case] = [
     analysis({"significanceLevel": 0}, "significanceLevel", LEVEL),
     analysis({"significanceLevel": 0.6}, "significanceLevel", LEVEL),
     analysis({"passOn": "Luck"}, "passOn", 'supported values: "NoHarm", "Proven"'),
+    analysis(
+        {
+            "passOn": "Proven",
+            "metrics": [{"name": "m", "errorRate": {"maxRatioToStable": 0.1}}],
+        },
+        "metrics",
+        PROVABLE,
+    ),
     analysis({"maxStableSlowdown": 0.9}, "maxStableSlowdown", SLOWDOWN),
     analysis({"onNoData": "Fail"}, "onNoData", 'supported values: "Hold", "Continue", "Rollback"'),
     analysis({"onError": "Fail"}, "onError", 'supported values: "Hold", "Continue", "Rollback"'),

@@ -356,7 +356,7 @@ def test_kubectl_waits_for_a_condition(cluster: ControlPlane) -> None:
         content_type=MERGE_PATCH,
     )
     wait = ("wait", "--namespace=crds", "--for=condition=Ready")
-    assert "condition met" in cluster.kubectl(*wait, "mver/complete", "--timeout=5s")
+    assert "condition met" in cluster.kubectl(*wait, "mver/complete", "--timeout=60s")
     with pytest.raises(KubectlFailed, match="timed out"):
         cluster.kubectl(*wait, "mver/minimal", "--timeout=1s")
 

@@ -9,8 +9,10 @@ from typing import Literal
 import msgspec
 
 from tidegate_operator.api.meta import Condition, Metadata, Stored, Wire
+from tidegate_operator.evidence.proportions import ExcessEvidence
 from tidegate_operator.evidence.ratio import RatioEvidence
 from tidegate_operator.evidence.share import ShareEvidence
+from tidegate_operator.evidence.tally import Tally
 
 KIND = "CanaryRollout"
 PLURAL = "canaryrollouts"
@@ -180,21 +182,6 @@ class Spec(Wire, frozen=True, kw_only=True):
         return [errors, Metric(name="latency", latency=DEFAULT_LATENCY)]
 
 
-class Tally(Wire, frozen=True, kw_only=True):
-    """Requests that a check concerned, and how many of them were bad."""
-
-    requests: int = 0
-    bad: int = 0
-
-    def __add__(self, other: "Tally") -> "Tally":
-        return Tally(requests=self.requests + other.requests, bad=self.bad + other.bad)
-
-    @property
-    def rate(self) -> float | None:
-        """Share of bad requests; None where there were none at all."""
-        return self.bad / self.requests if self.requests else None
-
-
 class Checkpoint(Wire, frozen=True, kw_only=True):
     """What a rollout's state is rebuilt from, always written as a whole.
 
@@ -212,8 +199,9 @@ class Checkpoint(Wire, frozen=True, kw_only=True):
     is an older operator's: its evidence begins with the next look. ``watched``: by check, then by
     arm, the tally of this step without gaps. ``ratios``: by check. ``buckets``: by check, the
     rollout's counts by bucket of users, where these are assigned. ``itself``: by check, a tally of
-    stable: slow since the last hold for that, or in disagreement with itself. ``slow``: checks
-    by which stable is slowed now. ``queries``: by definition, bad answers in a row to the user's
+    stable: slow since the last hold for that, or in disagreement with itself. ``excesses``: by
+    check, the evidence that the canary disagrees more than that. ``slow``: checks by which stable
+    is slowed now. ``queries``: by definition, bad answers in a row to the user's
     own query. ``passed``: the step has; what comes next waits for a person.
     """
 
@@ -233,6 +221,7 @@ class Checkpoint(Wire, frozen=True, kw_only=True):
     shares: dict[str, ShareEvidence] = {}
     buckets: dict[str, str] = {}
     itself: dict[str, Tally] = {}
+    excesses: dict[str, ExcessEvidence] = {}
     slow: list[str] = []
     watched: dict[str, dict[str, Tally]] = {}
     ratios: dict[str, RatioEvidence] = {}

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from tidegate_operator.api.canaryrollout import Tally
+from tidegate_operator.evidence.tally import Tally
 
 Part = Literal[
     "count",

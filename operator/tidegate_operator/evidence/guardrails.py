@@ -16,11 +16,11 @@ import msgspec
 from tidegate_contract.names import ARM_CONTROL, ARM_TREATMENT
 from tidegate_contract.table import Check, ErrorCheck, SlowCheck
 from tidegate_operator.api.abtest import ABTest, Checkpoint, Guardrail, MetricStatus
-from tidegate_operator.api.canaryrollout import Tally
 from tidegate_operator.api.quantity import duration
 from tidegate_operator.evidence import counters, gathered, proportions, ratio
 from tidegate_operator.evidence.dispersion import dispersion
 from tidegate_operator.evidence.gathered import ARMS, BAD, REQUESTS
+from tidegate_operator.evidence.tally import Tally
 
 INTERVAL_ALPHA = 0.05
 """Intervals that are shown hold with 95%."""
@@ -78,6 +78,7 @@ def observe(
                 sum((t for _, t in pairs), Tally()),
                 sum((c for c, _ in pairs), Tally()),
                 excess=guard.excess,
+                planned_looks=planned_looks,
             )
     return msgspec.structs.replace(evidence, ratios=ratios, excesses=excesses)
 
@@ -98,12 +99,13 @@ def _judge(test: ABTest, guard: Guard, evidence: Checkpoint, threshold: float) -
     control, treatment = (_tally(arm) for arm in sums)
     spread = _spread(sums) if test.spec.assignment else 1.0
     found = evidence.ratios.get(guard.name, ratio.RatioEvidence())
-    e_value = ratio.harm(found, spread)
+    e_value, shown = ratio.harm(found, spread), treatment
     if guard.excess is not None:
         excess = evidence.excesses.get(guard.name, proportions.ExcessEvidence())
         e_value = min(e_value, proportions.above(excess, spread))
+        shown = max(treatment, excess.lately, key=lambda one: one.rate or 0.0)
     failed = e_value >= threshold
-    rates = f"{_percent(treatment.rate)} {guard.words}, against control's {_percent(control.rate)}"
+    rates = f"{_percent(shown.rate)} {guard.words}, against control's {_percent(control.rate)}"
     return MetricStatus(
         name=guard.name,
         verdict="Fail" if failed else "Pass" if treatment.requests else "Inconclusive",

@@ -4,9 +4,9 @@ import math
 
 from scipy import special
 
-from tidegate_operator.api.canaryrollout import Tally
 from tidegate_operator.evidence.interval import Interval
 from tidegate_operator.evidence.roots import root
+from tidegate_operator.evidence.tally import Tally
 
 
 def share_interval(tally: Tally, alpha: float, expected: int = 1000) -> Interval:

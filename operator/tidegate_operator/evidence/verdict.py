@@ -8,13 +8,13 @@ from functools import partial, singledispatch
 
 from tidegate_contract.names import ARM_CANARY, ARM_SHADOW, ARM_STABLE
 from tidegate_contract.table import Check, SlowCheck
-from tidegate_operator.api.canaryrollout import Checkpoint, MetricStatus, Range, Tally
+from tidegate_operator.api.canaryrollout import Checkpoint, MetricStatus, Range
 from tidegate_operator.api.quantity import duration
-from tidegate_operator.evidence import ratio, share
+from tidegate_operator.evidence import proportions, ratio, share
 from tidegate_operator.evidence.checks import Agreement, Bound, Compiled, Counted, Queried
-from tidegate_operator.evidence.proportions import excess_above
 from tidegate_operator.evidence.queries import Answer, NoValue, QueryError, Value
 from tidegate_operator.evidence.share_interval import share_interval
+from tidegate_operator.evidence.tally import Tally
 
 INTERVAL_ALPHA = 0.05
 """Intervals that are shown hold with 95%."""
@@ -101,18 +101,15 @@ def _(metric: Counted, evidence: Checkpoint, rules: Rules) -> Judgement:
 @judge.register
 def _(metric: Agreement, evidence: Checkpoint, rules: Rules) -> Judgement:
     bound = metric.bound
-    pairs = _harmed(evidence, bound)
     itself = evidence.itself.get(bound.id, Tally())
-    if metric.baseline:
-        e_value = excess_above(pairs, itself, bound.allowed)
-    else:
-        e_value = _above(evidence, bound, rules)
+    excess = evidence.excesses.get(bound.id, proportions.ExcessEvidence())
+    e_value = proportions.above(excess) if metric.baseline else _above(evidence, bound, rules)
     now = _tally(evidence, bound.id, ARM_SHADOW)
     allowed = bound.allowed + ((itself.rate or 0.0) if metric.baseline else 0.0)
     verdict, reason = Verdict.Inconclusive, "gathering"
     if e_value >= rules.threshold:
         verdict = Verdict.Fail
-        proof = pairs if metric.baseline else _at_worst(bound, evidence)
+        proof = _at_worst(bound, evidence)
         reason = (
             f"{proof.bad} of {proof.requests} mirrored requests were answered otherwise than by "
             f"stable ({_percent(proof.rate)}), {_percent(allowed)} allowed"
@@ -302,14 +299,16 @@ def _at_worst(bound: Bound, evidence: Checkpoint) -> Tally:
     """
     found = evidence.shares.get(harm_key(bound), share.ShareEvidence())
     tallies = evidence.harm.get(harm_key(bound), [])
-    lately = Tally(requests=found.requests, bad=found.bad)
-    return max([lately, *tallies[-1:], _harmed(evidence, bound)], key=lambda one: one.rate or 0.0)
+    lately = [
+        Tally(requests=found.requests, bad=found.bad),
+        evidence.excesses.get(bound.id, proportions.ExcessEvidence()).lately,
+    ]
+    return max([*lately, *tallies[-1:], _harmed(evidence, bound)], key=lambda one: one.rate or 0.0)
 
 
 def _worse(metric: Counted, found: ratio.RatioEvidence, spread: float) -> str:
     assert metric.ratio is not None
-    low, high = ratio.interval(found, INTERVAL_ALPHA, spread)
-    between = f"{low:.3g} to {high:.3g}" if math.isfinite(high) else f"at least {low:.3g}"
+    between = _times(metric.ratio.allowed, found, spread)
     match metric.ratio.check:
         case SlowCheck(bounds=bounds):
             times = bounds[ARM_CANARY] / bounds[ARM_STABLE]
@@ -321,6 +320,17 @@ def _worse(metric: Counted, found: ratio.RatioEvidence, spread: float) -> str:
         case _:
             limit = f"{metric.ratio.allowed:.3g} allowed"
             return f"the canary fails {between} times as often as stable, {limit}"
+
+
+def _times(allowed: float, found: ratio.RatioEvidence, spread: float) -> str:
+    """How many times as often, as far as this step tells: harm may rest on earlier ones."""
+    low, high = ratio.interval(found, INTERVAL_ALPHA, spread)
+    if low < allowed:
+        point = ratio.estimate(found)
+        if point is None or not allowed < point < math.inf:
+            return f"more than {allowed:.3g}"
+        return f"about {point:.3g}"
+    return f"{low:.3g} to {high:.3g}" if math.isfinite(high) else f"at least {low:.3g}"
 
 
 def _what(check: Check, arm: str) -> str:

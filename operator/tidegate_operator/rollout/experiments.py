@@ -115,7 +115,7 @@ def unsettled(after: Mapping[str, Step]) -> bool:
 
 def told(one: ABTest, step: Step, seen: Observation) -> tuple[dict[str, Any], list[Event]]:
     """A test's status as it is to be written, and what its change is worth telling."""
-    spoken = verbs.spoken(one.metadata)
+    spoken = verbs.spoken(one.metadata, one.status.last_verb)
     last = step.heard.text if step.heard else one.status.last_verb if spoken else None
     status = wire(experiment_story.tell(one, step.state, seen, last))
     happened = _happened(decode(one.status), step.state)
@@ -129,7 +129,7 @@ def _next(
     one: ABTest, state: State, owner: str | None, baseline: Baseline, seen: Observation
 ) -> Step:
     """The next state, with what a person said."""
-    spoken = verbs.spoken(one.metadata)
+    spoken = verbs.spoken(one.metadata, one.status.last_verb)
     if spoken is None or spoken.text == one.status.last_verb:
         return Step(_advanced(one, state, owner, baseline, seen))
     if not isinstance(spoken.verb, verbs.Abort):

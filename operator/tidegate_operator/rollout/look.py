@@ -12,10 +12,9 @@ from tidegate_operator.api.canaryrollout import (
     Checkpoint,
     OnTrouble,
     Step,
-    Tally,
 )
 from tidegate_operator.api.quantity import seconds
-from tidegate_operator.evidence import buckets, counters, ratio, share
+from tidegate_operator.evidence import buckets, counters, proportions, ratio, share
 from tidegate_operator.evidence.checks import (
     Agreement,
     Bound,
@@ -26,6 +25,7 @@ from tidegate_operator.evidence.checks import (
     counted,
 )
 from tidegate_operator.evidence.counters import Stratum, Window
+from tidegate_operator.evidence.tally import Tally
 from tidegate_operator.evidence.verdict import (
     Judgement,
     Rules,
@@ -338,6 +338,7 @@ class Look:
             harm=self._harmed(evidence, whole),
             shares=self._shares(evidence, whole, planned_looks),
             itself=self._itself(evidence, fresh),
+            excesses=self._excesses(evidence, whole, planned_looks),
             ratios=self._ratios(evidence, window, planned_looks),
             buckets=self._buckets(evidence, window),
             cursors=window.cursors,
@@ -387,6 +388,22 @@ class Look:
                     continue
             itself[id_] = itself.get(id_, Tally()) + watched.get(id_, {}).get(ARM_STABLE, Tally())
         return itself
+
+    def _excesses(
+        self, evidence: Checkpoint, whole: dict[str, dict[str, Tally]], planned_looks: int
+    ) -> dict[str, proportions.ExcessEvidence]:
+        excesses = dict(evidence.excesses)
+        for metric in self.metrics:
+            if isinstance(metric, Agreement) and metric.baseline:
+                arms = whole.get(metric.bound.id, {})
+                excesses[metric.bound.id] = proportions.observe(
+                    excesses.get(metric.bound.id, proportions.ExcessEvidence()),
+                    arms.get(metric.bound.arm, Tally()),
+                    arms.get(ARM_STABLE, Tally()),
+                    excess=metric.bound.allowed,
+                    planned_looks=planned_looks,
+                )
+        return excesses
 
     def _ratios(
         self, evidence: Checkpoint, window: Window, planned_looks: int

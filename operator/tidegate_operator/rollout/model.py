@@ -8,7 +8,7 @@ finishes what was begun.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from tidegate_contract.table import RoutingTable
 from tidegate_operator.api import abtest, canaryrollout, modelversion
@@ -58,8 +58,9 @@ AnyState = State | experiment_state.State
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusWrite:
     """A status to be written, on the object as it was when it was judged. ``urgent``: more than
-    progress has changed. ``events``: what this change of the status is worth telling, once it is
-    written: so nothing is told twice, whoever writes it and however often that fails before.
+    progress has changed. ``passing``: but only what is soon something else again, as many change at
+    once: of many it may wait. ``events``: what this change of the status is worth telling, once it
+    is written: so nothing is told twice, whoever writes it and however often that fails before.
     """
 
     kind: str
@@ -67,6 +68,7 @@ class StatusWrite:
     before: dict[str, Any]
     after: dict[str, Any]
     urgent: bool
+    passing: bool = False
     events: list[Event] = field(default_factory=list)
 
 
@@ -148,6 +150,8 @@ def decide(seen: Observation, remembered: Mapping[str, AnyState]) -> Plan:
         ),
         settling=table is not None
         or _unsettled(seen, after.values())
+        or any(step.heard for step in moved.values())
+        or any(step.heard for step in tested.values())
         or experiments.unsettled(tested),
         ask_pods=idle.about_to_be(seen, baseline),
     )
@@ -209,7 +213,7 @@ def _removals(seen: Observation) -> list[Removal]:
     found = []
     objects: tuple[CanaryRollout | ABTest, ...] = (*seen.rollouts, *seen.tests)
     for one in objects:
-        spoken = verbs.spoken(one.metadata)
+        spoken = verbs.spoken(one.metadata, one.status.last_verb)
         if spoken and spoken.text == one.status.last_verb:
             kind = abtest.KIND if isinstance(one, ABTest) else canaryrollout.KIND
             found.append(Removal(kind, one.metadata, spoken.annotation, spoken.value))
@@ -246,7 +250,7 @@ def _latched(one: CanaryRollout, remembered: Mapping[str, AnyState], seen: Obser
 
 def _unheard(one: CanaryRollout) -> Verb | None:
     """What a person said and no status remembers yet."""
-    spoken = verbs.spoken(one.metadata)
+    spoken = verbs.spoken(one.metadata, one.status.last_verb)
     return None if spoken is None or spoken.text == one.status.last_verb else spoken.verb
 
 
@@ -254,7 +258,7 @@ def _next(
     one: CanaryRollout, state: State, owner: str | None, baseline: Baseline, seen: Observation
 ) -> _Step:
     """The next state, with what a person said."""
-    spoken = verbs.spoken(one.metadata)
+    spoken = verbs.spoken(one.metadata, one.status.last_verb)
     if spoken is None or spoken.text == one.status.last_verb:
         return _Step(_advanced(one, state, owner, baseline, seen))
     match spoken.verb:
@@ -348,7 +352,7 @@ def _rollout_statuses(seen: Observation, moved: Mapping[str, _Step]) -> list[Sta
     writes = []
     for one in seen.rollouts:
         step = moved[one.metadata.uid]
-        spoken = verbs.spoken(one.metadata)
+        spoken = verbs.spoken(one.metadata, one.status.last_verb)
         last = step.heard.text if step.heard else one.status.last_verb if spoken else None
         told = wire(story.tell(one, step.state, seen, last))
         happened = events.of_rollout(decode(one.status), step.state)
@@ -399,8 +403,17 @@ def _write(
         before=before,
         after=after,
         urgent=story.meaning(before) != story.meaning(after),
+        passing=_PASSING.get(kind, _never)(before, after),
         events=happened,
     )
+
+
+def _never(_before: dict[str, Any], _after: dict[str, Any]) -> bool:
+    """A test's status says at once what it means."""
+    return False
+
+
+_PASSING: Final = {canaryrollout.KIND: story.passing, modelversion.KIND: versions.passing}
 
 
 def _sentence(text: str) -> str:

@@ -70,13 +70,17 @@ class Removal:
     value: str
 
 
-def spoken(meta: Metadata) -> Spoken | None:
-    """The word that counts; abort before retry before promote."""
-    for annotation in (ABORT, RETRY, PROMOTE):
-        value = meta.annotations.get(annotation)
-        if value is not None:
-            return Spoken(annotation, value, _verb(annotation, value))
-    return None
+def spoken(meta: Metadata, last: str | None = None) -> Spoken | None:
+    """The word that counts; abort before retry before promote. ``last``: what ``lastVerb``
+    remembers. Only abort comes before that: it must be gone before ``last`` forgets it, or it would
+    be acted on again.
+    """
+    words = [
+        Spoken(annotation, value, _verb(annotation, value))
+        for annotation in (ABORT, RETRY, PROMOTE)
+        if (value := meta.annotations.get(annotation)) is not None
+    ]
+    return min(words, key=lambda one: (one.annotation != ABORT, one.text != last), default=None)
 
 
 def _verb(annotation: str, value: str) -> Verb:

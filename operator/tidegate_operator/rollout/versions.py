@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Final
 
 import msgspec
 
@@ -19,6 +20,7 @@ LOAD_FAILED = "LoadFailed"
 """Reason of the condition Loaded where a pod cannot load the version."""
 STILL_NAMED = "StillNamed"
 """Reason of the condition Loaded where requests that name the version are all that keeps it."""
+_LASTING: Final = ("phase", "lifecycle", "inputs", "outputs", "undeclared", "observedGeneration")
 DEPRECATED = "Deprecated: serves what it has and takes no new rollout; move off it"
 
 
@@ -40,6 +42,14 @@ class Loaded:
             if one is not None and one.state == "Failed":
                 return pod, one.error or "no reason given"
         return None
+
+    @property
+    def waiting(self) -> str:
+        """What a pod waits for before it loads the version; empty where none does."""
+        for pod, one in self.states.items():
+            if one is not None and one.state == "Loading" and one.error:
+                return f"pod {pod}: {one.error}"
+        return ""
 
 
 def selector_problem(versions: Sequence[ModelVersion]) -> str | None:
@@ -143,6 +153,19 @@ def _tells(one: ModelVersion, seen: Observation) -> bool:
     return one == min(seen.versions, key=lambda other: other.metadata.age_order)
 
 
+def passing(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Whether two written statuses differ only in what follows a rollout: the share of the traffic,
+    figures, and how many pods have the version.
+    """
+    return _lasting(before) == _lasting(after)
+
+
+def _lasting(status: dict[str, Any]) -> list[Any]:
+    conditions = status.get("conditions", [])
+    said = [(one["type"], one["status"], one["reason"]) for one in conditions]
+    return [said, *(status.get(key) for key in _LASTING)]
+
+
 def _undeclared(seen: Observation) -> list[int]:
     found = {version for pod in seen.asked if pod.ack for version in pod.ack.undeclared}
     return sorted(found - set(seen.by_version))
@@ -180,7 +203,9 @@ def _phase(
     loading = any(one and one.state == "Loading" for one in loaded.states.values())
     if loaded.ready and everywhere and not loading:
         return "Degraded", f"{loaded.ready} of {len(seen.pods)} pods have version {version} ready"
-    return "Loading", f"{loaded.ready} of {len(seen.pods)} pods have version {version} ready"
+    waiting = f"; {loaded.waiting}" if loaded.waiting else ""
+    ready = f"{loaded.ready} of {len(seen.pods)} pods have version {version} ready"
+    return "Loading", ready + waiting
 
 
 def baseline_missing(seen: Observation) -> bool:
@@ -192,7 +217,7 @@ def _serving(lifecycle: str, weight: int) -> str:
     match lifecycle:
         case "Active" | "Deprecated" if not weight:
             return "Loaded; has no share of the traffic, reachable by its number only"
-        case "Testing":
+        case "Testing" if not weight:
             return "Loaded; reachable by its number only"
         case "Deprecated":
             return DEPRECATED

@@ -1,7 +1,7 @@
 """The moment of a breach, from the samples that Prometheus holds."""
 
 from tidegate_demo.breach import decided, tallies
-from tidegate_operator.api.canaryrollout import Tally
+from tidegate_operator.evidence.tally import Tally
 
 
 def test_each_scrape_adds_to_what_the_other_pods_last_had() -> None:

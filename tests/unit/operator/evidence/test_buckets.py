@@ -2,9 +2,9 @@
 
 import pytest
 
-from tidegate_operator.api.canaryrollout import Tally
 from tidegate_operator.evidence.buckets import added, dispersion_of
 from tidegate_operator.evidence.counters import Stratum
+from tidegate_operator.evidence.tally import Tally
 
 
 def stratum(cell: str, arm: str, requests: int, bad: int) -> Stratum:

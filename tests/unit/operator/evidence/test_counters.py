@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate_operator.api.canaryrollout import Tally
 from tidegate_operator.evidence.counters import (
     Counts,
     Series,
@@ -17,6 +16,7 @@ from tidegate_operator.evidence.counters import (
     sums,
     window,
 )
+from tidegate_operator.evidence.tally import Tally
 
 
 def series(

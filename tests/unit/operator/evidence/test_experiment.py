@@ -16,9 +16,9 @@ from experiments import (
 )
 
 from tidegate_operator.api.abtest import ABTest, Checkpoint, Users
-from tidegate_operator.api.canaryrollout import Tally
 from tidegate_operator.evidence import counters, experiment, gathered, guardrails
 from tidegate_operator.evidence.experiment import judge, questions
+from tidegate_operator.evidence.tally import Tally
 
 MANY = Users(
     halvings=4,
@@ -300,6 +300,18 @@ def test_a_broken_guardrail_comes_before_a_win() -> None:
     assert row.evidence is not None
     assert row.threshold == 20
     assert row.evidence >= row.threshold
+
+
+def test_a_guardrail_that_breaks_late_is_seen_and_told_by_what_broke_it() -> None:
+    test = ab_test(guardrails=[{"name": "errors", "errorRate": {"maxExcess": 0.001}}])
+    usual = Tally(requests=6400, bad=64)
+    good = window(test, usual, usual)
+    bad = window(test, usual, Tally(requests=6400, bad=512))
+    before = watched(test, evidence(test, accuracy=outcomes(0.5, 0.5)), 100, good)
+    assert judge(test, before).verdict != "GuardrailFailed"
+    judged = judge(test, watched(test, before, 1, bad))
+    assert judged.verdict == "GuardrailFailed"
+    assert "8% errors, against control's" in judged.reason
 
 
 def test_an_excess_that_is_allowed_does_no_harm_whatever_the_ratio() -> None:

@@ -2,10 +2,10 @@ import numpy as np
 from experiments import BUCKETS, NOW, sample
 
 from tidegate_operator.api.abtest import Checkpoint, Users
-from tidegate_operator.api.canaryrollout import Tally
 from tidegate_operator.evidence import gathered
 from tidegate_operator.evidence.counters import Outcomes, Stratum, Sums, Window
 from tidegate_operator.evidence.queries import NoValue, Value
+from tidegate_operator.evidence.tally import Tally
 
 EMPTY = Checkpoint(gating_since=NOW)
 

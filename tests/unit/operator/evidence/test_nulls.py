@@ -10,8 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import special, stats
 
-from tidegate_operator.api.canaryrollout import Tally
-from tidegate_operator.evidence import proportions, ratio
+from tidegate_operator.evidence import ratio
 from tidegate_operator.evidence.means import boundary
 
 RUNS, POLLS, ALPHA = 2000, 300, 0.05
@@ -102,27 +101,6 @@ def test_mcnemar() -> None:
     log_e = total * math.log(2) + special.betaln(1 + pairs, 1 + total - pairs)
     alarms = float((log_e.max(axis=1) >= -math.log(ALPHA)).mean())
     assert 0.0 < alarms <= ALLOWED
-
-
-def test_an_excess_of_disagreement_that_is_allowed() -> None:
-    random = np.random.default_rng(4)
-    runs, allowed = 300, 0.02
-    alarms = totals_alarm = 0
-    for _ in range(runs):
-        pairs, itself = random.binomial(50, 0.07, 40), random.binomial(5, 0.05, 40)
-        state, totals, worst = proportions.ExcessEvidence(), (Tally(), Tally()), 0.0
-        most = 0.0
-        for bad, bad_itself in zip(pairs.tolist(), itself.tolist(), strict=True):
-            look = Tally(requests=50, bad=bad), Tally(requests=5, bad=bad_itself)
-            state = proportions.observe(state, *look, excess=allowed)
-            totals = totals[0] + look[0], totals[1] + look[1]
-            most = max(most, proportions.above(state))
-            worst = max(worst, proportions.excess_above(*totals, allowed))
-        alarms += most >= 1 / ALPHA
-        totals_alarm += worst >= 1 / ALPHA
-    limit = runs * ALPHA + 3 * math.sqrt(runs * ALPHA * (1 - ALPHA))
-    assert alarms <= limit
-    assert totals_alarm <= limit
 
 
 def test_the_interval_of_a_mean_that_is_read_after_every_hundred_users() -> None:

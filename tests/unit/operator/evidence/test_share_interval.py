@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from tidegate_operator.api.canaryrollout import Tally
 from tidegate_operator.evidence.share_interval import share_interval
+from tidegate_operator.evidence.tally import Tally
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,8 @@ from tidegate_operator.api.canaryrollout import (
     Metric,
     Query,
     Range,
-    Tally,
 )
-from tidegate_operator.evidence import ratio, share
+from tidegate_operator.evidence import proportions, ratio, share
 from tidegate_operator.evidence.checks import (
     Agreement,
     Counted,
@@ -25,6 +24,7 @@ from tidegate_operator.evidence.checks import (
     counted,
 )
 from tidegate_operator.evidence.queries import Answer, NoValue, QueryError, Value
+from tidegate_operator.evidence.tally import Tally
 from tidegate_operator.evidence.verdict import (
     Judgement,
     Rules,
@@ -217,6 +217,23 @@ def test_a_ratio_fails_only_where_the_rate_is_above_success_too() -> None:
     assert passed.status.reason.startswith("within bounds, though the canary fails")
 
 
+def test_a_ratio_that_earlier_steps_broke_is_not_told_by_this_step() -> None:
+    """Harm is of the rollout, the interval of the step: "at least 0 times" would say nothing."""
+    above = Tally(requests=1_000, bad=11)
+    found = judged(RATIO, above, compared=ratio.new_step(WORSE))
+    assert found.status.reason == (
+        "the canary fails more than 1.5 times as often as stable, 1.5 allowed"
+    )
+    few = ratio.observe(
+        ratio.new_step(WORSE),
+        [ratio.Stratum(100, 4, 900, 12)],
+        max_ratio=1.5,
+        planned_looks=10,
+    )
+    found = judged(RATIO, above, compared=few)
+    assert found.status.reason == ("the canary fails about 3 times as often as stable, 1.5 allowed")
+
+
 @pytest.mark.parametrize(
     ("harm", "step"),
     [
@@ -288,6 +305,11 @@ def agreed(metric: Metric, pairs: Tally, itself: Tally | None = None, **how: Any
     one = compile_metric(metric, TO)
     assert isinstance(one, Agreement)
     id_ = one.bound.id
+    excess = proportions.ExcessEvidence()
+    for _ in range(2):  # the first look has nothing to bet on
+        excess = proportions.observe(
+            excess, pairs, itself or Tally(), excess=one.bound.allowed, planned_looks=10
+        )
     evidence = Checkpoint(
         gating_since=0,
         step=0,
@@ -295,6 +317,7 @@ def agreed(metric: Metric, pairs: Tally, itself: Tally | None = None, **how: Any
         shares={id_: looked([pairs], one.bound.allowed)},
         watched={id_: {ARM_SHADOW: pairs}},
         itself={id_: itself} if itself else {},
+        excesses={id_: excess},
     )
     return judge(one, evidence, rules(**how))
 

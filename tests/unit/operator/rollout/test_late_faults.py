@@ -2,7 +2,7 @@
 
 import re
 
-from canaries import stepping, steps
+from canaries import analysis, stepping, steps
 from simulation import Simulation, failing
 
 LONG = steps(20, 100, duration="3h")
@@ -22,6 +22,21 @@ def test_good_requests_before_it_do_not_hide_a_fault_nor_its_rate() -> None:
     assert world.status()["stepRequests"]["canary"] > 40_000
     world.behaviour = failing(2, 0.3)
     assert rolled_back(world) > 0.15
+
+
+def test_disagreement_that_begins_late_is_not_hidden_either() -> None:
+    beyond = {"name": "agreement", "disagreement": {"max": 0.02, "baseline": True}}
+    world = stepping(rate=500.0, mirrorPercent=50, analysis=analysis(beyond), **LONG)
+    world.disagreeing = (0.03, 0.03)
+    world.run(600)
+    world.kill()
+    world.run(20)
+    assert world.status()["phase"] == "Progressing"
+    world.disagreeing = (0.4, 0.03)
+    message = world.run_to("RolledBack", within=60)["message"]
+    found = re.search(r"agreement: .* otherwise than by stable \((\d+)", message)
+    assert found is not None, message
+    assert int(found[1]) > 15
 
 
 def test_it_is_found_at_the_same_speed_after_a_kill() -> None:

@@ -8,10 +8,16 @@ from canaries import started, stepping, steps, weights, where
 from simulation import Simulation, failing, two_versions
 
 from tidegate_operator.api.meta import Metadata
+from tidegate_operator.readings import moment
 from tidegate_operator.rollout import verbs
 from tidegate_operator.rollout.verbs import Abort, Promote, Retry, Unknown, Verb
 
 GATED = steps(20, 60, 100, gates=(20, 60, 100))
+
+
+def judges_next(world: Simulation) -> bool:
+    """Whether the next second's look is one at evidence."""
+    return (world.now + 1 - moment(("default", "digits"), 5.0)) % 5 < 1
 
 
 def said(**words: str) -> Metadata:
@@ -158,8 +164,10 @@ def test_nor_the_compatibility() -> None:
 
 def test_nor_harm_that_is_seen_at_the_same_time() -> None:
     world = stepping()
+    world.run(20, judges_next)
+    world.run(1)
     world.behaviour = failing(2, 1.0)
-    world.run(20, lambda w: (w.now + 1) % 5 == 0)
+    world.run(20, judges_next)
     world.say("promote", "full")
     world.run(20, lambda w: w.status()["phase"] not in {"Progressing", "Holding"})
     assert weights(world) == [20, 0]
@@ -403,3 +411,28 @@ def test_two_words_at_once_are_heard_one_after_the_other() -> None:
     assert world.said() == {}
     told = [one.message for one in world.events if one.reason == "VerbIgnored"]
     assert told == ["promote=full changes nothing: it is decided already"]
+
+
+def test_a_word_that_was_refused_is_not_acted_on_by_the_retry_that_follows() -> None:
+    world = rolled_back()
+    world.say("promote", "full")
+    while "VerbIgnored" not in world.reasons():
+        world.tick()
+    world.say("retry", "x")
+    world.run_to("Progressing")
+    world.run(5)
+    assert where(world) == ("Progressing", "Analysing")
+    assert (world.status()["weight"], world.said()) == (20, {})
+
+
+@pytest.mark.parametrize(
+    ("last", "annotation"),
+    [(None, "retry"), ("promote=full", "promote"), ("promote=step", "retry")],
+)
+def test_a_word_that_was_heard_comes_before_the_next(last: str | None, annotation: str) -> None:
+    spoken = verbs.spoken(said(promote="full", retry="x"), last)
+    assert spoken is not None
+    assert spoken.annotation == f"tidegate.dev/{annotation}"
+    spoken = verbs.spoken(said(promote="full", abort="x"), last)
+    assert spoken is not None
+    assert spoken.verb == Abort("x")

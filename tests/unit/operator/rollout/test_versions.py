@@ -34,6 +34,7 @@ def test_its_traffic_is_what_is_live() -> None:
     world.run(5)
     assert world.status("digits-1", "ModelVersion")["trafficPercent"] == 80
     assert world.status("digits-2", "ModelVersion")["display"]["traffic"] == "20%"
+    assert world.status("digits-2", "ModelVersion")["message"] == "Serving"
 
 
 def test_it_loads_in_turns_then_is_told_once() -> None:
@@ -48,6 +49,20 @@ def test_it_loads_in_turns_then_is_told_once() -> None:
             seen.add((status["phase"], status["pods"]["ready"]))
     assert seen == {("Loading", n) for n in range(4)} | {("Ready", 4)}
     assert world.reasons("digits-3") == ["VersionLoaded"]
+
+
+def test_it_says_what_it_waits_for() -> None:
+    world = two_versions()
+    world.load_time = 1000
+    world.load_waits[3] = "it waits for memory: the GPU's memory is 93% used"
+    world.version(3)
+    world.run(5)
+    status = world.status("digits-3", "ModelVersion")
+    assert status["phase"] == "Loading"
+    assert status["message"] == (
+        "0 of 2 pods have version 3 ready; pod triton-0: "
+        "it waits for memory: the GPU's memory is 93% used"
+    )
 
 
 def test_it_is_degraded_where_a_pod_is_gone() -> None:
