@@ -8,6 +8,7 @@ thread may wait for and a coroutine await; cancelling it takes the item out of t
 
 import asyncio
 import inspect
+import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator, Hashable, Sequence
@@ -18,6 +19,7 @@ from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar, cast
 
 from tidegate_batcher.adaptive import Adaptive
+from tidegate_batcher.guarded import Guarded
 from tidegate_batcher.item import Item
 from tidegate_batcher.scheduler import Batch, Full, Late, Scheduler
 from tidegate_batcher.strategy import Strategy
@@ -25,6 +27,8 @@ from tidegate_contract.table import BatchSettings
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+
+_log = logging.getLogger(__name__)
 
 _LANE: Final = 0
 _MOST: Final = 2**31
@@ -88,7 +92,7 @@ class Batcher(Generic[In, Out]):
     ``process_batch`` gets the items of one batch and returns one result for each, in their order.
     A result that is an exception fails that item alone; an exception that is raised fails the
     batch. It is called in one of ``slots`` threads; a coroutine function runs on the event loop of
-    the ``async with`` in place of that.
+    the ``async with`` in place of that. A ``strategy`` that fails is logged, and Adaptive decides.
 
     Usage::
 
@@ -112,10 +116,12 @@ class Batcher(Generic[In, Out]):
     ) -> None:
         self._process_batch = process_batch
         self._policy = policy or BatchSettings()
-        self._strategy = strategy or Adaptive()
+        if slots < 1:
+            raise ValueError(f"slots {slots}: at least one batch must go at a time")
         self._clock = clock
         self._scheduler = Scheduler()
-        self._scheduler.configure(self._policy, self._strategy, {})
+        chosen = Guarded(strategy, _tell) if strategy else Adaptive()
+        self._scheduler.configure(self._policy, chosen, {})
         self._scheduler.open(_LANE, slots=slots, most=self._policy.max_batch_size or _MOST)
         self._slots = slots
         self._ready: list[Batch] = []
@@ -259,7 +265,7 @@ class Batcher(Generic[In, Out]):
                 if any(running):
                     return batch
                 with self._changed:
-                    self._scheduler.finished(batch, self._clock())
+                    self._scheduler.finished(batch, self._clock(), ok=False)
             elif done:
                 return None
 
@@ -294,6 +300,10 @@ class Batcher(Generic[In, Out]):
         self._statistics.failed += failed
         self._statistics.answered += len(results) - failed
         self._scheduler.finished(batch, self._clock(), ok=failed < len(results))
+
+
+def _tell(why: str) -> None:
+    _log.error("the strategy failed: %s; Adaptive decides", why)
 
 
 async def _awaited(found: Awaitable[Any]) -> Any:

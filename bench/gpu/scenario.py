@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,8 @@ def resnet(name: str, depth: int, most: int, kind: str = "KIND_GPU") -> ResNet:
 class Setting:
     """Where and on what it is run.
 
-    ``serving``: the core of all that is measured, None: any. ``environment``: Triton's, beside what
-    it has anyway.
+    ``serving``: the core of Triton and the sidecar, None: any. ``environment``: Triton's, beside
+    what it has anyway.
     """
 
     device: str
@@ -110,16 +110,16 @@ def main() -> None:
 
 
 def on_cpu(given: Any) -> Setting:
-    """Models that compute so long on one core, the load on another where there is one."""
-    serving, loading = (sorted(os.sched_getaffinity(0)) * 2)[:2]
-    os.sched_setaffinity(0, {loading})
+    """Models that compute so long on one core, all else on another where there is one."""
+    device, others = (sorted(os.sched_getaffinity(0)) * 2)[:2]
+    os.sched_setaffinity(0, {others})
     return Setting(
         device="one core, no GPU",
-        high=isolation.HIGH,
-        low=isolation.LOW,
+        high=replace(isolation.HIGH, device=device),
+        low=replace(isolation.LOW, device=device),
         rows=min(given.rows or ROWS, ROWS),
         seconds=given.seconds or 6.0,
-        serving=serving,
+        serving=others,
     )
 
 

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
         CommandError: what was asked for makes no sense, or the server does not answer.
     """
     for path in (options.json, options.plot):
-        _writable(path)
+        writable(path)
     everybody = users.chosen(options.users, options.user)
     schedule, everybody = scheduled(options, everybody)
     host, _, port = options.url.rpartition(":")
@@ -131,10 +131,18 @@ def _read(path: Path) -> bytes:
         raise CommandError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _writable(path: Path | None) -> None:
-    """Refuse before the run what would be lost after it."""
-    if path is not None and not path.parent.is_dir():
+def writable(path: Path | None) -> None:
+    """Refuse before the run what would be lost after it.
+
+    Raises:
+        CommandError: there can be no such file.
+    """
+    if path is None:
+        return
+    if not path.parent.is_dir():
         raise CommandError(f"{path} cannot be written: there is no folder {path.parent}")
+    if path.is_dir():
+        raise CommandError(f"{path} cannot be written: it is a folder")
 
 
 def write(path: Path, content: bytes) -> None:

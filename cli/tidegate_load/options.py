@@ -21,7 +21,7 @@ def add(word: argparse.ArgumentParser) -> None:
     word.add_argument("model", metavar="MODEL")
     word.add_argument(
         "--url",
-        type=_address,
+        type=address,
         default="127.0.0.1:9000",
         metavar="HOST:PORT",
         help="of a sidecar or of Triton itself (default 127.0.0.1:9000)",
@@ -69,7 +69,7 @@ def _when(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--trace", type=Path, metavar="FILE", help="replay this CSV (at,level,rows) instead"
     )
-    group.add_argument("--seed", type=int, default=0, help="of all that is drawn (default 0)")
+    group.add_argument("--seed", type=_seed, default=0, help="of all that is drawn (default 0)")
     group.add_argument(
         "--drain",
         type=_from_0,
@@ -78,7 +78,7 @@ def _when(group: "argparse._ArgumentGroup") -> None:
         help="to wait for the last answers (default 30)",
     )
     group.add_argument(
-        "--connections", type=_count, default=256, metavar="N", help="kept open (default 256)"
+        "--connections", type=count, default=256, metavar="N", help="kept open (default 256)"
     )
 
 
@@ -96,7 +96,7 @@ def _who(group: "argparse._ArgumentGroup") -> None:
 
 
 def _what(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument("--version", type=_count, metavar="N", help="ask this version only")
+    group.add_argument("--version", type=count, metavar="N", help="ask this version only")
     group.add_argument(
         "--data", choices=("zeros", "random"), default="zeros", help="values of the inputs"
     )
@@ -122,7 +122,12 @@ def _run(options: argparse.Namespace) -> int:
     return run(options)
 
 
-def _address(text: str) -> str:
+def address(text: str) -> str:
+    """Read HOST:PORT.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
     bare = text.removeprefix("http://").rstrip("/")
     host, _, port = bare.rpartition(":")
     if not host or not port.isdecimal() or "/" in host:
@@ -132,7 +137,7 @@ def _address(text: str) -> str:
 
 def _shape(text: str) -> tuple[str, list[int]]:
     name, equals, sizes = text.partition("=")
-    shape = [int(one) for one in sizes.split(",") if one]
+    shape = [int(one) if one.isdecimal() else 0 for one in sizes.split(",") if one]
     if not equals or any(one < 1 for one in shape):
         raise argparse.ArgumentTypeError("must be INPUT=SIZE,SIZE...")
     return name, shape
@@ -145,26 +150,45 @@ def _picture(text: str) -> Path:
     return path
 
 
-def _count(text: str) -> int:
-    return int(_least(float(int(text)), 1))
+def count(text: str) -> int:
+    """Read a whole number from 1 on.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    return _whole(text, 1)
+
+
+def _seed(text: str) -> int:
+    return _whole(text, 0)
+
+
+def _whole(text: str, least: int) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number from {least} on")
+    return int(text)
 
 
 def _factor(text: str) -> float:
-    return _least(float(text), 1)
+    return _least(text, 1)
 
 
 def _from_0(text: str) -> float:
-    return _least(float(text), 0)
+    return _least(text, 0)
 
 
 def _above_0(text: str) -> float:
-    value = _least(float(text), 0)
+    value = _least(text, 0)
     if not value:
         raise argparse.ArgumentTypeError("must be above 0")
     return value
 
 
-def _least(value: float, least: float) -> float:
+def _least(text: str, least: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
     if not least <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be at least {least:g}")
+        raise argparse.ArgumentTypeError(f"must be a number, at least {least:g}")
     return value

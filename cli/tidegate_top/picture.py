@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -31,14 +32,14 @@ def picture(shown: View, title: str) -> RenderableType:
 def _models(rows: Sequence[Row]) -> Table:
     levels = sorted({level for one in rows for level in one.queue})
     table = _table("POD", "MODEL")
-    for name in ("OK/S", "P95", "ERRORS", "EXPIRED", "REJECTED", "BATCH", "SENT"):
+    for name in ("OK/S", "P95", "ERR", "EXP", "REJ", "BATCH", "SENT"):
         table.add_column(name, justify="right", no_wrap=True)
     for level in levels:
         table.add_column(f"Q{level}", justify="right", no_wrap=True)
     for one in rows:
         table.add_row(
-            terminal.text(one.pod),
-            terminal.text(one.model),
+            _Name(one.pod),
+            _Name(one.model),
             terminal.figure(one.throughput),
             terminal.milliseconds(one.p95),
             *(_bad(share) for share in (one.errors, one.expired, one.rejected)),
@@ -59,7 +60,7 @@ def _machines(shown: View) -> Table:
         table.add_column(f"GPU {i}", justify="right", no_wrap=True)
         table.add_column("MEMORY", justify="right", no_wrap=True)
     for pod, one in shown.hardware.items():
-        table.add_row(terminal.text(pod), *_machine(one))
+        table.add_row(_Name(pod), *_machine(one))
     return table
 
 
@@ -73,8 +74,26 @@ def _machine(one: Hardware) -> list[Text]:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     for name in columns:
-        table.add_column(name, no_wrap=True, overflow="ellipsis")
+        table.add_column(name)  # may wrap, as rich takes what is missing from such columns first
     return table
+
+
+class _Name:
+    """A name on one line, of which the end stays where there is no room for all of it: by that
+    differ the pods of one Deployment.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._shown = terminal.text(name).plain
+
+    def __rich_measure__(self, _: Console, __: ConsoleOptions) -> Measurement:
+        return Measurement(1, len(self._shown))
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        name, room = self._shown, max(options.max_width, 2)
+        if len(name) > room:
+            name = f"…{name[1 - room :]}"
+        yield Text(name, no_wrap=True)
 
 
 def _bad(share: float | None) -> Text:

@@ -18,6 +18,7 @@ TRITON_PORT: Final = 8002
 _AT_ONCE: Final = 16
 _TIMEOUT: Final = urllib3.Timeout(total=3.0)
 _PATH: Final = "/metrics"
+_PORTS: Final = range(1, 65_536)
 
 Fetch = Callable[[int], bytes]
 """The metrics at one port of a pod; raises ``CommandError`` where there are none."""
@@ -94,6 +95,6 @@ def _parted(address: str) -> tuple[str, int]:
     host, colon, port = address.rpartition(":")
     if not colon or address.endswith("]"):
         return address.strip("[]"), PORT_ADMIN
-    if not port.isdecimal():
+    if not port.isdecimal() or int(port) not in _PORTS:
         raise CommandError(f"{address} is no HOST or HOST:PORT")
     return host.strip("[]"), int(port)

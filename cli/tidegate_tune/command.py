@@ -4,9 +4,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from rich.console import Console
 from rich.table import Table
 
@@ -14,6 +16,8 @@ from tidegate_cli import cluster, terminal
 from tidegate_cli.errors import CommandError
 from tidegate_load import command as load
 from tidegate_load import users
+from tidegate_load.schedule import Schedule
+from tidegate_load.users import User
 from tidegate_tune import plots
 from tidegate_tune.live import Live, Sidecar
 from tidegate_tune.score import Weights
@@ -30,20 +34,33 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         CommandError: what was asked for makes no sense, or cannot be reached.
     """
+    for path in (options.output, options.journal, options.plot):
+        load.writable(path)
+    everybody = users.chosen(options.users, options.user)
+    schedule, everybody = load.scheduled(options, everybody)
     cost = _cost(options)
-    journal = options.journal or Path(f"tune-{options.model}.journal")
-    search = Search(options.model, cost.most, Weights(*options.weights), journal, options.seed)
+    search = Search(
+        options.model,
+        cost.most,
+        Weights(*options.weights),
+        _load(options, schedule, everybody),
+        options.journal or Path(f"tune-{options.model}.journal"),
+        options.seed,
+    )
     progress = Console(stderr=True, highlight=False)
     interrupted = False
     done: list[Tried] = []
 
     def told(one: Tried) -> None:
         done.append(one)
-        progress.print(_line(one, max(done, key=lambda tried: tried.score), options.trials))
+        progress.print(_line(one, best(done), options.trials))
 
     try:
-        with _evaluator(options, cost) as evaluate:
-            done = search.run(evaluate, options.trials, told)
+        done += search.kept()
+        if done:
+            progress.print(f"{len(done)} trials are kept in {search.journal}")
+        with _evaluator(options, cost, schedule, everybody) as evaluate:
+            search.run(evaluate, options.trials, told)
     except KeyboardInterrupt:
         interrupted = True
     except ValueError as error:
@@ -54,20 +71,43 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _cost(options: argparse.Namespace) -> Cost:
-    """What batches cost: as said, else as the sidecar has learned it."""
-    given = options.fixed, options.per_row, options.most
-    if None not in given:
-        return Cost(
-            fixed=options.fixed, per_row=options.per_row, most=options.most, slots=options.slots
-        )
-    if options.url is None:
-        raise CommandError("say what batches cost (--fixed, --per-row, --most), or ask a --url")
-    return Sidecar(options.url).cost(options.model, options.slots, options.most)
+    """What batches cost: as said; what was not said, as the sidecar knows it."""
+    fixed, per_row, most = options.fixed, options.per_row, options.most
+    if None in (fixed, per_row, most):
+        if options.url is None:
+            raise CommandError("say what batches cost (--fixed, --per-row, --most), or ask a --url")
+        sidecar = Sidecar(options.url)
+        if None in (fixed, per_row):
+            learned = sidecar.cost(options.model)
+            fixed, per_row = (
+                known if said is None else said
+                for said, known in zip((fixed, per_row), learned, strict=True)
+            )
+        most = most or sidecar.most(options.model)
+    return Cost(fixed=fixed, per_row=per_row, most=most, slots=options.slots)
 
 
-def _evaluator(options: argparse.Namespace, cost: Cost) -> AbstractContextManager[Evaluate]:
-    everybody = users.chosen(options.users, options.user)
-    schedule, everybody = load.scheduled(options, everybody)
+def _load(
+    options: argparse.Namespace, schedule: Schedule, everybody: Sequence[User]
+) -> dict[str, object]:
+    """What trials were made under: those of another load are not to be compared with.
+
+    What a sidecar has learned is named by its address: it is a little different each time.
+    """
+    arrivals = (schedule.times, schedule.users, schedule.rows)
+    return {
+        "arrivals": sha256(b"".join(one.tobytes() for one in arrivals)).hexdigest(),
+        "users": msgspec.to_builtins(list(everybody)),
+        "target": options.target,
+        "url": options.url,
+        "policy": options.policy,
+        "cost": [options.fixed, options.per_row, options.slots],
+    }
+
+
+def _evaluator(
+    options: argparse.Namespace, cost: Cost, schedule: Schedule, everybody: Sequence[User]
+) -> AbstractContextManager[Evaluate]:
     if options.policy is None:
         return nullcontext(
             Simulated(

@@ -36,8 +36,8 @@ class Sidecar:
 
     url: str
 
-    def cost(self, model: str, slots: int, most: int | None) -> Cost:
-        """What it has learned of the model's batches.
+    def cost(self, model: str) -> tuple[float, float]:
+        """What it has learned of the model's batches: seconds for any, and more for each row.
 
         Raises:
             CommandError: it does not answer, or has answered too few requests to know.
@@ -49,12 +49,19 @@ class Sidecar:
                 f"{self.url} has not learned yet what batches of {model} cost: send some traffic "
                 "first (tidegate loadgen), or say it with --fixed and --per-row"
             )
-        if most is None:
-            _, _, port = self.url.rpartition(":")
-            most = int(self._get(int(port), f"/v2/models/{model}/config")["max_batch_size"])
-        return Cost(
-            fixed=learned["fixed"], per_row=learned["per_row"], most=max(most, 1), slots=slots
-        )
+        return learned["fixed"], learned["per_row"]
+
+    def most(self, model: str) -> int:
+        """How many rows the model takes at once.
+
+        Raises:
+            CommandError: it does not answer, or does not serve the model.
+        """
+        _, _, port = self.url.rpartition(":")
+        config = self._get(int(port), f"/v2/models/{model}/config")
+        if "max_batch_size" not in config:
+            raise CommandError(f"{self.url} does not describe {model}: {config.get('error')}")
+        return max(int(config["max_batch_size"]), 1)
 
     def batch_size(self, model: str) -> float:
         """Rows of a batch lately, the mean; 0 where there was none."""

@@ -1,6 +1,7 @@
 """The command line of ``tidegate tune``: read without loading what runs it."""
 
 import argparse
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -29,12 +30,13 @@ def add(word: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="every trial; one that is there is continued (default: tune-MODEL.journal)",
     )
-    out.add_argument("--plot", type=Path, metavar="FILE", help="a picture: .png, .svg or .pdf")
+    out.add_argument("--plot", type=_picture, metavar="FILE", help="a picture: .png, .svg or .pdf")
 
 
 def _where(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--url",
+        type=load.address,
         metavar="HOST:PORT",
         help="of a sidecar: its model's cost and batch size are read there (port 9002 beside it)",
     )
@@ -49,12 +51,18 @@ def _where(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--kubeconfig", metavar="FILE", help="default: KUBECONFIG, ~/.kube/config")
     group.add_argument("--fixed", type=_time, metavar="TIME", help="of any batch, such as 4ms")
     group.add_argument("--per-row", type=_time, metavar="TIME", help="more for each row: 200us")
-    group.add_argument("--most", type=int, metavar="N", help="rows that the model takes at once")
-    group.add_argument("--slots", type=int, default=1, metavar="N", help="instances (default 1)")
+    group.add_argument(
+        "--most", type=load.count, metavar="N", help="rows that the model takes at once"
+    )
+    group.add_argument(
+        "--slots", type=load.count, default=1, metavar="N", help="instances (default 1)"
+    )
 
 
 def _search(group: "argparse._ArgumentGroup") -> None:
-    group.add_argument("--trials", type=int, default=40, metavar="N", help="in all (default 40)")
+    group.add_argument(
+        "--trials", type=load.count, default=40, metavar="N", help="in all (default 40)"
+    )
     group.add_argument(
         "--weights",
         type=_weights,
@@ -86,16 +94,27 @@ _UNITS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 def _time(text: str) -> float:
     number = text.rstrip("mus")
     unit = text[len(number) :]
-    if unit not in _UNITS:
-        raise argparse.ArgumentTypeError("must be a time such as 200us, 4ms or 1s")
-    seconds = float(number) * _UNITS[unit]
+    try:
+        seconds = float(number) * _UNITS[unit]
+    except (KeyError, ValueError):
+        seconds = -1.0
     if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError("must be at least 0")
+        raise argparse.ArgumentTypeError("must be a time such as 200us, 4ms or 1s")
     return seconds
 
 
+def _picture(text: str) -> Path:
+    path = Path(text)
+    if path.suffix not in {".png", ".svg", ".pdf"}:
+        raise argparse.ArgumentTypeError("must end with .png, .svg or .pdf")
+    return path
+
+
 def _weights(text: str) -> tuple[float, ...]:
-    weights = tuple(float(one) for one in text.split(","))
-    if len(weights) != 4 or min(weights) < 0 or not sum(weights):  # noqa: PLR2004 - four parts
+    try:
+        weights = tuple(float(one) for one in text.split(","))
+    except ValueError:
+        weights = ()
+    if len(weights) != 4 or not all(0 <= one < inf for one in weights) or not sum(weights):  # noqa: PLR2004 - four parts
         raise argparse.ArgumentTypeError("must be four numbers from 0 on, not all 0")
     return weights

@@ -5,7 +5,7 @@ Hyper-Parameter Optimization, NIPS 2011). Every trial is appended to a journal f
 a search that was broken off goes on where it was.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,13 +31,24 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What is searched, and where it is kept. ``most``: rows that the model takes."""
+    """What is searched, and where it is kept. ``most``: rows that the model takes. ``load``: what
+    trials are made under, as JSON.
+    """
 
     model: str
     most: int
     weights: Weights
+    load: Mapping[str, object]
     journal: Path
     seed: int
+
+    def kept(self) -> list[Tried]:
+        """The trials that the journal has, in their order.
+
+        Raises:
+            ValueError: the journal is that of another search.
+        """
+        return [self._tried(one) for one in self._study().get_trials(states=_COMPLETE)]
 
     def run(self, evaluate: Evaluate, trials: int, told: Callable[[Tried], None]) -> list[Tried]:
         """Try until there are so many finished trials; ``told`` hears of each new one.
@@ -47,8 +58,9 @@ class Search:
         Raises:
             ValueError: the journal is that of another search.
         """
-        study = self._study()
-        done = [self._tried(one) for one in study.get_trials(states=_COMPLETE)]
+        study, done = self._study(), self.kept()
+        # Begun anew from the seed alone, it would draw again what it has drawn.
+        study.sampler = optuna.samplers.TPESampler(seed=self.seed + len(done))
         if not done:
             study.enqueue_trial(baseline(self.most))
         while len(done) < trials:
@@ -71,15 +83,14 @@ class Search:
         study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(self.journal))),
             study_name=self.model,
-            sampler=optuna.samplers.TPESampler(seed=self.seed),
             direction="maximize",
             load_if_exists=True,
         )
-        what = {"most": self.most, "weights": asdict(self.weights)}
+        what = {"most": self.most, "weights": asdict(self.weights), "load": self.load}
         if study.user_attrs.get("what", what) != what:
             raise ValueError(
-                f"{self.journal} holds a search with other weights or batch sizes: name another "
-                "file, or remove it"
+                f"{self.journal} holds a search under another load, or with other weights or batch "
+                "sizes: name another --journal, or remove it"
             )
         study.set_user_attr("what", what)
         return study

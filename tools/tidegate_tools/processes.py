@@ -11,8 +11,9 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -119,7 +120,8 @@ class Process:
 class Supervisor:
     """Starts children and stops them all, the last one first.
 
-    As a context manager in the main thread it also turns SIGTERM into an orderly stop.
+    As a context manager in the main thread it also turns SIGTERM into an orderly stop, which a
+    second Ctrl-C does not break off.
     """
 
     def __init__(self) -> None:
@@ -133,7 +135,8 @@ class Supervisor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        with _undisturbed():
+            self.stop()
         if self._previous is not None:
             signal.signal(signal.SIGTERM, self._previous)
             self._previous = None
@@ -173,6 +176,21 @@ class Supervisor:
 
 def _exit_in_order(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Whoever presses Ctrl-C again waits for the orderly stop, whose time is bounded: breaking it
+    off would leave what children have started.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 class _Spawner:

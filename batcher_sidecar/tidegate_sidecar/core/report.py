@@ -18,13 +18,16 @@ _BAR: Final = 22
 _LABEL: Final = 150
 _PLOT_HEIGHT: Final = 180
 _STYLE: Final = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; color: #222 }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem;
+  padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: .6rem 0 1.4rem }
 th, td { padding: .2rem .8rem; text-align: right; white-space: nowrap;
   border-bottom: 1px solid #ddd }
 th:first-child, td:first-child { text-align: left }
 svg text { font: 12px system-ui, sans-serif }
-.key span { display: inline-block; width: .8rem; height: .8rem; margin: 0 .3rem 0 1rem }
+.colour { display: inline-block; width: .8rem; height: .8rem; margin-right: .4rem }
+.key { margin-right: 1rem }
+.wide { overflow-x: auto }
 @media (prefers-color-scheme: dark) { body { background: #181818; color: #ddd }
   th, td { border-color: #444 } svg text { fill: #ddd } }
 """
@@ -42,7 +45,8 @@ def render(profile: Json) -> str:
 
 def _model(name: str, profile: Json) -> str:
     strategy, waiting = escape(str(profile["strategy"])), profile["waiting"]
-    head = f"<h2>{escape(name)}</h2><p>Strategy {strategy}; {waiting} requests wait.</p>"
+    memory = f"; {escape(profile['memory'])}" if profile["memory"] else ""
+    head = f"<h2>{escape(name)}</h2><p>Strategy {strategy}; {waiting} requests wait{memory}.</p>"
     requests = profile["requests"]
     if not requests:
         return f"{head}<p>No request was answered yet.</p>"
@@ -53,8 +57,8 @@ def _model(name: str, profile: Json) -> str:
 
 
 def _key() -> str:
-    keys = (f'<span style="background:{of}"></span>{stage}' for stage, of in _COLOURS.items())
-    return f'<p class="key">{"".join(keys)}</p>'
+    keys = (f'<span class="key">{_colour(of)}{stage}</span> ' for stage, of in _COLOURS.items())
+    return f"<p>{''.join(keys)}</p>"
 
 
 def _bars(requests: Sequence[Json]) -> str:
@@ -81,7 +85,7 @@ def _bars(requests: Sequence[Json]) -> str:
 def _quantiles(requests: Sequence[Json]) -> str:
     """A table with a row for each stage of each version and level."""
     head = "".join(f"<th>{column}" for column in ("stage", "mean", *_QUANTILES, "of all"))
-    return f"<table><tr><th><th>requests{head}{''.join(map(_stages, requests))}</table>"
+    return _table(f"<tr><th><th>requests{head}{''.join(map(_stages, requests))}")
 
 
 def _stages(one: Json) -> str:
@@ -99,14 +103,13 @@ def _batches(batches: Sequence[Json]) -> str:
     if not batches:
         return ""
     rows = "".join(
-        f"<tr><td>version {one['lane']}, {escape(str(one['group']))}<td>{one['batches']}"
-        f"<td>{_time(one['fixed'])}<td>{_time(one['per_row'])}<td>{escape(one['reason'])}"
-        for one in batches
+        f"<tr><td>{_colour(_line_colour(i))}version {one['lane']}, {escape(str(one['group']))}"
+        f"<td>{one['batches']:,}<td>{_time(one['fixed'])}<td>{_time(one['per_row'])}"
+        f"<td>{escape(one['reason'])}"
+        for i, one in enumerate(batches)
     )
-    table = (
-        "<h3>What batches cost</h3><table><tr><th>group<th>batches<th>fixed<th>each row"
-        f"<th>last decision{rows}</table>"
-    )
+    head = "<tr><th>group<th>batches<th>fixed<th>each row<th>last decision"
+    table = f"<h3>What batches cost</h3>{_table(head + rows)}"
     return table + _costs(batches) + _reasons(batches)
 
 
@@ -120,13 +123,12 @@ def _costs(batches: Sequence[Json]) -> str:
         f'<text x="{left}" y="{height + 16}">0</text>',
         f'<text x="{_WIDTH}" y="{height + 16}" text-anchor="end">{most} rows</text>',
     ]
-    colours = list(_COLOURS.values())
     for i, one in enumerate(batches):
         at = [height - (height - 10) * one["fixed"] / longest]
         at.append(at[0] - (height - 10) * one["per_row"] * most / longest)
         lines.append(
             f'<line x1="{left}" y1="{at[0]:.1f}" x2="{_WIDTH}" y2="{at[1]:.1f}" '
-            f'stroke="{colours[i % len(colours)]}" stroke-width="2">'
+            f'stroke="{_line_colour(i)}" stroke-width="2">'
             f"<title>version {one['lane']}, {escape(str(one['group']))}</title></line>"
         )
     return _svg(height + 24, lines)
@@ -139,11 +141,27 @@ def _reasons(batches: Sequence[Json]) -> str:
             counts[reason] = counts.get(reason, 0) + count
     ordered = sorted(counts.items(), key=lambda pair: -pair[1])
     rows = "".join(f"<tr><td>{escape(reason)}<td>{count}" for reason, count in ordered)
-    return f"<h3>Why batches were as they were</h3><table><tr><th>reason<th>decisions{rows}</table>"
+    table = _table(f"<tr><th>reason<th>decisions{rows}")
+    return f"<h3>Why batches were as they were</h3>{table}"
 
 
 def _svg(height: int, parts: Iterable[str]) -> str:
-    return f'<svg width="{_WIDTH}" height="{height}" role="img">{"".join(parts)}</svg>'
+    drawn = f'<svg width="{_WIDTH}" height="{height}" role="img">{"".join(parts)}</svg>'
+    return f'<div class="wide">{drawn}</div>'
+
+
+def _table(rows: str) -> str:
+    return f'<div class="wide"><table>{rows}</table></div>'
+
+
+def _colour(colour: str) -> str:
+    return f'<span class="colour" style="background:{colour}"></span>'
+
+
+def _line_colour(place: int) -> str:
+    """Of a group's line: as its place in the table goes."""
+    colours = list(_COLOURS.values())
+    return colours[place % len(colours)]
 
 
 def _title(one: Json) -> str:

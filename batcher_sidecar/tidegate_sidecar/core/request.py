@@ -120,9 +120,10 @@ class Group(NamedTuple):
 
     def __str__(self) -> str:
         """What tells groups apart, for people to read."""
-        inputs = (f"{name} {datatype}{list(shape)}" for name, datatype, shape in self.inputs)
+        told = [f"{name} {datatype}{list(shape)}" for name, datatype, shape in self.inputs]
+        told += (f"{count} classes of {name}" for name, count in self.classified)
         parameters = "" if self.parameters == b"{}" else f" {self.parameters.decode()}"
-        return ", ".join(inputs) + parameters
+        return ", ".join(told) + parameters
 
 
 class _InputJson(msgspec.Struct, omit_defaults=True):

@@ -5,6 +5,7 @@ from typing import Final
 
 from tidegate_batcher.adaptive import Adaptive
 from tidegate_batcher.fixed import Fixed
+from tidegate_batcher.guarded import Guarded
 from tidegate_batcher.strategy import Decision, Strategy, View
 
 Strategies = Mapping[str, Callable[[], Strategy]]
@@ -29,17 +30,16 @@ class Chosen:
             self._replace(f"strategy {name} is not installed here")
             return
         try:
-            self._strategy = make()
+            self._strategy = Guarded(make(), self._fail)
         except Exception as error:  # noqa: BLE001 - whatever a plug-in does, requests go on
             self._replace(f"strategy {name} cannot be made: {error!r}")
 
     def decide(self, view: View) -> Decision:
         """Say what to do now."""
-        try:
-            return self._strategy.decide(view)
-        except Exception as error:  # noqa: BLE001 - as above
-            self._replace(f"strategy {self.name} failed: {error!r}")
-            return self._strategy.decide(view)
+        return self._strategy.decide(view)
+
+    def _fail(self, why: str) -> None:
+        self._replace(f"strategy {self.name} failed: {why}")
 
     def _replace(self, why: str) -> None:
         self.name = "Adaptive"

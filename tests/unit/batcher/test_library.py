@@ -3,10 +3,12 @@
 import asyncio
 import threading
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from math import nan
 
 import pytest
 
 from tidegate_batcher.library import Batcher, ClosedError, ExpiredError, FullError
+from tidegate_batcher.strategy import Decision, View
 from tidegate_contract.table import BatchSettings
 
 PATIENCE = 60.0
@@ -218,3 +220,34 @@ def test_a_priority_that_the_policy_has_not_is_refused(priority: int) -> None:
         pytest.raises(ValueError, match="levels 1 to 5"),
     ):
         batcher.submit(1, priority=priority)
+
+
+class Broken:
+    """A strategy that does not keep its promise: it raises, or decides what is no decision."""
+
+    def __init__(self, decision: object) -> None:
+        self.decision = decision
+
+    def decide(self, view: View) -> Decision:
+        if isinstance(self.decision, Exception):
+            raise self.decision
+        return self.decision  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    "decision",
+    [OSError("no licence"), None, (1, "one"), Decision(0, "never", nan), Decision(1.5, "")],  # type: ignore[arg-type]
+    ids=repr,
+)
+def test_a_strategy_that_fails_is_told_and_all_are_answered(
+    decision: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Batcher(lambda items: items, strategy=Broken(decision)) as batcher:
+        assert [batcher.submit(i).result(PATIENCE) for i in range(3)] == [0, 1, 2]
+    assert len(caplog.records) == 1
+    assert caplog.records[0].getMessage().startswith("the strategy failed: ")
+
+
+def test_without_a_slot_there_is_no_batcher() -> None:
+    with pytest.raises(ValueError, match="slots 0"):
+        Batcher(lambda items: items, slots=0)

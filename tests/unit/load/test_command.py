@@ -29,14 +29,19 @@ from tidegate_tools.addresses import free_port
         "m --plot run.pdf",
         "m --shape x",
         "m --shape x=0",
+        "m --shape x=a",
+        "m --rate abc",
+        "m --version 1.5",
+        "m --seed -1",
         "m --pattern storm",
     ],
 )
-def test_what_makes_no_sense_is_refused(line: str) -> None:
+def test_what_makes_no_sense_is_refused(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parser().parse_args(["loadgen", *line.split()])
 
     assert ended.value.code == 2
+    assert "invalid _" not in capsys.readouterr().err  # the name of a function helps nobody
 
 
 def test_a_url_may_have_its_scheme() -> None:

@@ -1,4 +1,8 @@
-"""The versions of one model and what goes to them: nobody lost, nobody twice, counted rightly."""
+"""The versions of one model and what goes to them: nobody lost, nobody twice, counted rightly.
+
+What goes together and when is tested with the scheduler; here, that versions, instances, levels and
+shares reach it as they should.
+"""
 
 from collections import deque
 from collections.abc import Mapping
@@ -11,7 +15,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tidegate_batcher.fixed import Fixed
-from tidegate_batcher.scheduler import PATIENCE
 from tidegate_contract.table import BatchSettings, Level
 from tidegate_sidecar.core.batcher import Batch, Batcher
 from tidegate_sidecar.core.counters import Counters
@@ -80,13 +83,6 @@ def poll_one(made: Batcher, now: float = 0.0) -> Batch:
     return batch
 
 
-def test_a_free_slot_takes_what_is_there_at_once() -> None:
-    made = batcher()
-    (only,) = offer(made, pending())
-    assert poll_one(made).members == [only]
-    assert made.next_wake() is None
-
-
 def test_one_batch_in_flight_for_each_instance() -> None:
     made = batcher(info(instances=2, max_batch_size=1))
     offer(made, *(pending(i) for i in range(5)))
@@ -97,58 +93,10 @@ def test_one_batch_in_flight_for_each_instance() -> None:
     assert [batch.members[0].arrived for batch in made.poll(1.0)] == [2]
 
 
-def test_a_batch_that_is_not_full_waits_for_its_oldest() -> None:
-    made = batcher(max_wait=0.005)
-    offer(made, pending(1.0))
-    assert made.poll(1.001) == []
-    assert made.next_wake() == 1.005
-    offer(made, pending(1.003))
-    assert made.poll(1.003) == []
-    assert made.next_wake() == 1.005
-    assert len(poll_one(made, 1.005).members) == 2
-    assert made.next_wake() is None
-
-
-def test_a_full_batch_does_not_wait() -> None:
-    made = batcher(max_wait=1.0)
-    offer(made, *(pending() for _ in range(5)))
-    batch = poll_one(made)
-    assert len(batch.members) == 4
-    made.finished(batch, 0.1)
-    assert made.poll(0.1) == []
-    assert made.next_wake() == 1.0
-
-
-def test_a_changed_policy_holds_at_once() -> None:
-    made = batcher(max_wait=1.0)
-    offer(made, pending(), pending())
-    assert made.poll(0) == []
-    configure(made, max_wait=1.0, max_batch_size=2)
-    assert len(poll_one(made).members) == 2
-
-
 def test_a_limit_above_the_models_is_cut() -> None:
     made = batcher(info(max_batch_size=2), max_batch_size=100)
     offer(made, *(pending() for _ in range(3)))
     assert len(poll_one(made).members) == 2
-
-
-def test_rows_count_not_requests_and_nobody_overtakes() -> None:
-    made = batcher()
-    many = offer(made, pending(rows=2), pending(rows=3), pending(rows=1))
-    batch = poll_one(made)
-    assert batch.members == many[:1]  # the third would fit, but it came after the second
-    made.finished(batch, 0)
-    assert poll_one(made).members == many[1:]
-
-
-def test_one_larger_than_the_policy_goes_alone() -> None:
-    made = batcher(info(max_batch_size=8), max_batch_size=2, max_wait=1.0)
-    big, small = offer(made, pending(rows=5), pending())
-    batch = poll_one(made)
-    assert (batch.members, batch.rows) == ([big], 5)
-    made.finished(batch, 1.0)
-    assert poll_one(made, 1.0).members == [small]
 
 
 def test_highest_level_first_and_lower_ones_fill_its_batch() -> None:
@@ -163,13 +111,6 @@ def test_highest_level_first_and_lower_ones_fill_its_batch() -> None:
     assert batch.members == other
     made.finished(batch, 9.0)
     assert poll_one(made, 9.0).members == low[2:]
-
-
-def test_the_oldest_head_goes_first_never_the_fullest() -> None:
-    made = batcher(max_wait=1.0)
-    (old,) = offer(made, pending(0.0, shape=1))
-    offer(made, *(pending(0.1, shape=2) for _ in range(4)))
-    assert poll_one(made, 0.1).members == [old]
 
 
 def test_what_must_go_alone_goes_alone_and_at_once() -> None:
@@ -225,56 +166,6 @@ def test_a_bounded_version_that_is_slower_pauses_while_others_wait() -> None:
     made.finished(stable, now + 0.1)
     # The last of stable's is sent, nobody else waits: now it may.
     assert [batch.version for batch in made.poll(now + 0.1)] == [1, 2]
-
-
-def test_a_pause_ends_though_others_wait_on() -> None:
-    made = batcher(info(1, max_batch_size=1), info(2, max_batch_size=1), shares={2: 0.25})
-    for version, sent, ended in ((1, 0.0, 1.0), (2, 1.0, 2.5)):
-        offer(made, pending(sent, version=version))
-        made.finished(poll_one(made, sent), ended)
-    offer(made, *(pending(2.5, version=1) for _ in range(2)), pending(2.5, version=2))
-    assert [batch.version for batch in made.poll(2.5)] == [1]  # and it hangs
-    assert made.next_wake() == 7.0  # three times 1.5 s after its end
-    assert [batch.version for batch in made.poll(7.0)] == [2]
-
-
-def test_a_bounded_version_takes_its_turn() -> None:
-    made = batcher(shares={2: 0.1})
-    made.serve(info(2))
-    offer(made, pending(0.0))
-    stable = poll_one(made)
-    first, _, last = offer(made, pending(0.1), pending(0.2, version=2), pending(0.3))
-    assert made.poll(0.4) == []  # its slot is free, but stable's next request came before
-    assert made.next_wake() == 0.2 + PATIENCE
-    made.finished(stable, 0.5)
-    (stable, canary) = made.poll(0.5)
-    assert stable.members == [first, last]
-    assert canary.version == 2
-    offer(made, pending(0.6, version=2), pending(0.7))
-    made.finished(canary, 0.8)
-    assert poll_one(made, 0.8).version == 2  # stable's waits too, but came after
-
-
-def test_a_turn_is_not_waited_for_below_a_higher_level_nor_for_ever() -> None:
-    made = batcher(info(1), info(2), shares={2: 0.1})
-    offer(made, pending(0.0))
-    poll_one(made)  # and it hangs
-    offer(made, pending(0.1))
-    offer(made, pending(0.2, version=2, level=2))
-    canary = poll_one(made, 0.2)
-    offer(made, pending(0.3, version=2))
-    made.finished(canary, 0.4)
-    assert made.poll(0.4) == []
-    assert made.next_wake() == 0.3 + PATIENCE
-    assert poll_one(made, 0.3 + PATIENCE).version == 2
-
-
-def test_a_main_version_waits_for_nobody() -> None:
-    made = batcher(info(1), info(2), shares={2: 0.1})
-    offer(made, pending(0.0, version=2))
-    poll_one(made)  # and it hangs
-    offer(made, pending(0.1, version=2), pending(0.2))
-    assert poll_one(made, 0.2).version == 1
 
 
 class Batching(RuleBasedStateMachine):

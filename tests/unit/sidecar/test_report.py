@@ -1,5 +1,6 @@
 """The profile's page: all of the profile stands there, and nothing of it can break the page."""
 
+import re
 from html.parser import HTMLParser
 from typing import Any
 
@@ -73,6 +74,21 @@ def test_everything_stands_on_one_page() -> None:
 def test_a_model_that_nobody_asked_is_said_to_be_so() -> None:
     page = Page(report.render(profile(requests=[], batches=[])))
     assert "No request was answered yet." in page.text
+
+
+def test_short_memory_is_told() -> None:
+    note = "batches are at 50% of their size: GPU memory is 93% used"
+    assert note in Page(report.render(profile(memory=note))).text
+    assert "requests wait." in Page(report.render(profile())).text
+
+
+def test_a_line_has_the_colour_that_stands_beside_its_group() -> None:
+    one = profile()["models"]["digits"]["batches"][0]
+    page = report.render(profile(batches=[one, {**one, "lane": 2}]))
+    listed = page[page.index("What batches cost") :]
+    keys = re.findall(r'class="colour" style="background:(#\w+)"', listed)
+    assert keys == re.findall(r'<line [^>]*stroke="(#\w+)"', listed)
+    assert len(set(keys)) == 2
 
 
 def test_a_stage_that_was_not_seen_is_left_blank() -> None:

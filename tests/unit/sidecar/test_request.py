@@ -340,3 +340,12 @@ def test_equal_headers_are_read_once_and_only_short_ones_without_data() -> None:
         other, length = request({"inputs": [X], "id": str(i)}, bytes(8))
         assert decoder.decode(other, length)[0].id == b'"%d"' % i
     assert len(decoder._remembered) <= 1024
+
+
+def test_a_group_is_told_by_all_that_keeps_it_apart(plain: Interface) -> None:
+    told = set()
+    for more in ({}, {"outputs": [{"name": "y", "parameters": {"classification": 3}}]}):
+        for parameters in ({}, {"seed": 1}):
+            sent = request({"inputs": [X], "parameters": parameters, **more}, bytes(8))
+            told.add(str(take(plain, *sent)[0].group))
+    assert len(told) == 4

@@ -92,7 +92,7 @@ class Served:
         """Send bytes; all that comes back until the server closes."""
         reader, writer = await self.open()
         writer.write(data)
-        answer = await asyncio.wait_for(reader.read(), 20)
+        answer = await asyncio.wait_for(reader.read(), 60)
         writer.close()
         return answer
 

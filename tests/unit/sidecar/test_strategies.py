@@ -33,6 +33,13 @@ class Broken:
         return Decision(1 // (2 - self.asked), "none")
 
 
+class Mute:
+    """Decides nothing."""
+
+    def decide(self, view: View) -> Decision:
+        return None  # type: ignore[return-value]
+
+
 def unmade() -> Fixed:
     raise OSError("no licence")
 
@@ -52,10 +59,11 @@ def test_a_plug_in_decides(make: Any) -> None:
         ("Two", "strategy Two is not installed here; Adaptive decides"),
         ("Unmade", "strategy Unmade cannot be made: OSError('no licence'); Adaptive decides"),
         ("Broken", "strategy Broken failed: ZeroDivisionError("),
+        ("Mute", "strategy Mute failed: None is no decision; Adaptive decides"),
     ],
 )
 def test_what_is_missing_or_fails_is_replaced_and_told(make: Any, name: str, note: str) -> None:
-    plug_ins: Strategies = {**BUILT_IN, "Broken": Broken, "Unmade": unmade}
+    plug_ins: Strategies = {**BUILT_IN, "Broken": Broken, "Mute": Mute, "Unmade": unmade}
     runtime = ModelRuntime("m", "pod", strategies=plug_ins)
     runtime.version_ready(make.version(instances=8))
     runtime.apply(make.table(batch=BatchSettings(strategy=name)))

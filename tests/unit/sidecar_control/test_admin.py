@@ -15,7 +15,11 @@ REPORT = PodReport(
     pod="triton-0", pod_uid="uid-0", ready=False, models={"m": Acknowledgement(revision=7)}
 )
 
-PROFILE = {"models": {"m": {"strategy": "Fixed", "waiting": 0, "requests": [], "batches": []}}}
+PROFILE = {
+    "models": {
+        "m": {"strategy": "Fixed", "memory": None, "waiting": 0, "requests": [], "batches": []}
+    }
+}
 
 
 @pytest.fixture

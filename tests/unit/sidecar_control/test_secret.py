@@ -81,6 +81,9 @@ async def test_it_is_not_read_while_nobody_wants_it(
 
 async def test_what_is_missing_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     task = asyncio.create_task(Watched(None).watcher.run())
+    async with asyncio.timeout(60):
+        while not caplog.records:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
     await asyncio.sleep(0.1)
     task.cancel()
     assert [record.getMessage() for record in caplog.records] == [

@@ -124,5 +124,16 @@ def test_any_width_will_do(width: int) -> None:
     assert all(len(line) <= width for line in shown(seen, width).splitlines())
 
 
+def test_pods_of_one_deployment_are_told_apart_and_figures_whole_in_80_columns() -> None:
+    pods = ("digits-triton-7c9f8b6d5-x2k4q", "digits-triton-7c9f8b6d5-abcde")
+    before = {pod: Scrape(0, {"densenet_onnx_fp16": BEFORE}) for pod in pods}
+    now = {pod: Scrape(2, {"densenet_onnx_fp16": NOW}) for pod in pods}
+    seen = shown(view(before, now, {}), 80)
+
+    for pod in pods:
+        line = next(one for one in seen.splitlines() if pod[-5:] in one)
+        assert line.split()[2:] == ["90", "200", "ms", "0.0%", "5%", "5%", "4.0", "3", "2"]
+
+
 def test_nothing_yet() -> None:
     assert "No sidecar has said anything yet." in shown(View([]))

@@ -19,7 +19,14 @@ def hill(candidate: Candidate) -> Outcome:
 
 
 def search(journal: Path, **changed: object) -> Search:
-    settings = {"model": "digits", "most": 64, "weights": Weights(), "seed": 1, "journal": journal}
+    settings = {
+        "model": "digits",
+        "most": 64,
+        "weights": Weights(),
+        "load": {"rate": 900},
+        "seed": 1,
+        "journal": journal,
+    }
     return Search(**(settings | changed))  # type: ignore[arg-type]
 
 
@@ -49,12 +56,20 @@ def test_what_was_broken_off_goes_on(tmp_path: Path) -> None:
     done = search(journal).run(hill, 6, lambda one: told.append(one.number))
     assert len(done) == 6
     assert len(told) == 3
+    assert [one.number for one in search(journal).kept()] == [one.number for one in done]
+    drawn = [one.candidate for one in done]
+    assert len({one.aging_reserve for one in drawn}) == 6  # nothing was drawn twice
 
 
-def test_another_search_is_not_mixed_in(tmp_path: Path) -> None:
+def test_one_that_is_there_begins_with_what_is_kept(tmp_path: Path) -> None:
+    assert search(tmp_path / "journal").kept() == []
+
+
+@pytest.mark.parametrize("changed", [{"most": 8}, {"load": {"rate": 90}}])
+def test_another_search_is_not_mixed_in(tmp_path: Path, changed: dict[str, object]) -> None:
     search(tmp_path / "journal").run(hill, 1, lambda _: None)
-    with pytest.raises(ValueError, match="another file"):
-        search(tmp_path / "journal", most=8).run(hill, 2, lambda _: None)
+    with pytest.raises(ValueError, match="another --journal"):
+        search(tmp_path / "journal", **changed).run(hill, 2, lambda _: None)
 
 
 def test_the_best_is_written_as_a_policy(tmp_path: Path) -> None:
