@@ -41,7 +41,7 @@ lint: $(VENV)/ready ## ruff, mypy strict, import-linter
 	$(VENV)/bin/lint-imports --no-logo
 
 unit: $(VENV)/ready ## Tests of the pure rooms and of small shells: no API server, no Triton
-	$(PYTEST) tests/unit
+	$(PYTEST) tests/unit -n 2 --dist loadfile
 
 integration: setup ## Tests on a real API server, Prometheus and Triton
 	$(PYTEST) tests/integration

@@ -19,8 +19,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any, Final
+
+from result import report
 
 from tidegate_contract import names
 from tidegate_contract.acknowledgement import Tensor
@@ -54,7 +55,6 @@ FIXED: Final = 0.004
 ROW: Final = 0.0002
 MOST: Final = 32
 VERSIONS: Final = {names.ARM_STABLE: 1, names.ARM_CANARY: 2}
-RESULTS: Final = Path("bench-results")
 
 _DATA: Final = bytes(8)
 _HEADER: Final = json.dumps(
@@ -273,8 +273,6 @@ def main() -> None:
                 }
             )
             print(json.dumps(samples[-1]), flush=True)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{NAME}.json").write_text(json.dumps(samples, indent=1))
     ratios = [one["canary_p95_ms"] / one["stable_p95_ms"] for one in samples]
     rolled_back = sum(len(one["rolled_back"]) for one in samples)
     figures = {
@@ -283,7 +281,7 @@ def main() -> None:
         "level": LEVEL,
         "runs": RUNS * len(samples),
     }
-    print("RESULT", json.dumps({"name": NAME, "figures": figures}))
+    report(NAME, figures, samples)
 
 
 if __name__ == "__main__":

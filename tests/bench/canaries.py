@@ -5,10 +5,8 @@ traffic for two and a half hours, looked at every 30 s (300 looks), judged by th
 rates alone at level 0.05.
 """
 
-import json
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,7 +20,6 @@ from tidegate_operator.evidence import checks, ratio
 
 Floats = NDArray[np.float64]
 
-RESULTS = Path("bench-results")
 SPEC: dict[str, Any] = {
     "model": "digits",
     "canaryVersion": 2,
@@ -101,10 +98,3 @@ def z(counts: Floats) -> Floats:
 
 
 Z = float(special.ndtri(1.0 - LEVEL))
-
-
-def report(name: str, figures: dict[str, Any], samples: Any) -> None:
-    """The line of a benchmark, and its samples on disk."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(samples, indent=1))
-    print("RESULT", json.dumps({"name": name, "figures": figures}))

@@ -7,13 +7,12 @@ simulated and the time extrapolated. Both by this process's own CPU time, as oth
 is not the question; the median of five.
 """
 
-import json
-from pathlib import Path
 from statistics import median
 from time import process_time
 from typing import Final
 
 import numpy as np
+from result import report
 
 from tidegate_batcher.adaptive import Adaptive
 from tidegate_batcher.item import Item
@@ -28,7 +27,6 @@ BATCH: Final = 32
 SIMULATED: Final = 900.0
 DAY: Final = 86_400.0
 RATE: Final = 1_000.0
-RESULTS: Final = Path("bench-results")
 
 
 def core() -> float:
@@ -71,16 +69,14 @@ def main() -> None:
     """Measure; prints the figures and keeps each repetition's."""
     rates = [core() for _ in range(REPETITIONS)]
     days = [day(seed) for seed in range(REPETITIONS)]
-    RESULTS.mkdir(exist_ok=True)
     samples = {"requests_per_second": rates, "seconds_for_a_day_at_1000": days}
-    (RESULTS / f"{NAME}.json").write_text(json.dumps(samples, indent=1))
     figures = {
         "requests_per_second": round(median(rates)),
         "requests_per_second_least": round(min(rates)),
         "seconds_for_a_day_at_1000": round(median(days), 1),
         "seconds_for_a_day_at_1000_most": round(max(days), 1),
     }
-    print("RESULT", json.dumps({"name": NAME, "figures": figures}))
+    report(NAME, figures, samples)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import argparse
 import sys
 
 import numpy as np
-from canaries import LOOKS, RATE, Canaries, report
+from canaries import LOOKS, RATE, Canaries
+from result import report
 
 NAME = "detection"
 RATIOS = (1.5, 2.0, 3.0, 5.0)

@@ -14,7 +14,8 @@ from functools import partial
 from multiprocessing import get_context
 
 import numpy as np
-from canaries import LOOKS, SPEC, report
+from canaries import LOOKS, SPEC
+from result import report
 
 from tidegate_contract import names
 from tidegate_contract.acknowledgement import Acknowledgement

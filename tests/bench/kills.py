@@ -33,6 +33,7 @@ from typing import Any
 
 from killing_proxy import KillingProxy, Write
 from operator_world import GROUP, Raw, World, install, observed
+from result import report
 
 from tidegate_contract import names
 from tidegate_operator.api.quantity import epoch, seconds
@@ -44,7 +45,6 @@ KILLS, WORKERS, SEED = 100, 6, 4
 STEP = "2s"
 PATIENCE = 90.0
 SCRAPE_MS = 500
-RESULTS = Path("bench-results")
 FINISHED = {"Succeeded", "RolledBack", "Failed"}
 IDLE = {"WaitingPromotion", "Holding", *FINISHED}
 """Phases in which it waits for a person."""
@@ -151,10 +151,8 @@ def main() -> None:
         while short := given.kills - sum(isinstance(one.moment, float) for one in killed):
             again = [*at_random(calm, given.kills, given.seed + len(killed))][:short]
             killed += [one for one in workers.run(again) if one.killed_after is not None]
-    RESULTS.mkdir(exist_ok=True)
     samples = [asdict(one) for one in (*calm.values(), *killed)]
-    (RESULTS / f"{NAME}.json").write_text(json.dumps(samples, indent=1))
-    print("RESULT", json.dumps({"name": NAME, "figures": figures(calm, killed)}))
+    report(NAME, figures(calm, killed), samples)
 
 
 def at_random(calm: dict[str, Sample], kills: int, seed: int) -> Iterator[tuple[Scenario, Moment]]:

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import cast
 
@@ -130,18 +131,18 @@ async def _at_rate(
         clients.append(client)
     free += clients
     started = time.perf_counter()
-    due = draw.expovariate(rate)
-    while due < seconds:
-        await asyncio.sleep(max(due - (time.perf_counter() - started), 0))
-        # The loop's timers are a millisecond coarse: who is late by that did arrive so late.
+
+    def arrived() -> None:
         now = time.perf_counter()
-        while due <= now - started:
-            if free:
-                free.pop().ask(now)
-            else:
-                waiting.append(now)
-            due += draw.expovariate(rate)
-    while len(free) < connections:  # noqa: ASYNC110 - the last answers
+        if free:
+            free.pop().ask(now)
+        else:
+            waiting.append(now)
+
+    # The loop's own timers are a millisecond coarse, and would bunch what is to come by chance.
+    arrive = partial(loop.call_soon_threadsafe, arrived)
+    await asyncio.to_thread(_at_random, arrive, rate, seconds, draw)
+    while waiting or len(free) < connections:  # noqa: ASYNC110 - the last answers
         await asyncio.sleep(0.01)
     sample.seconds = time.perf_counter() - started
     for client in clients:
@@ -149,6 +150,16 @@ async def _at_rate(
     if any(client.lost for client in clients):
         raise ConnectionError("the server closed a connection")
     return sample
+
+
+def _at_random(arrive: Callable[[], object], rate: float, seconds: float, draw: Random) -> None:
+    """Call at the times of a Poisson process, from now on."""
+    started = time.perf_counter()
+    due = draw.expovariate(rate)
+    while due < seconds:
+        time.sleep(max(due - (time.perf_counter() - started), 0))
+        arrive()
+        due += draw.expovariate(rate)
 
 
 class _Client(asyncio.Protocol):

@@ -12,11 +12,11 @@ import os
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import uvloop
+from result import RESULTS, report
 
 from tidegate_load import users, wire
 from tidegate_load.schedule import Schedule, drawn
@@ -32,7 +32,6 @@ BURST = 20_000
 CONNECTIONS = 64
 MARK_MS = 1.0
 """Of the 99th percentile of the arrival error."""
-RESULTS = Path("bench-results")
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
 HOST = "127.0.0.1"
 
@@ -75,8 +74,7 @@ def main() -> None:
         os.sched_setaffinity(0, {cores[0]})
         samples = [climb(port, given.seconds, seed) for seed in range(given.repetitions)]
     log.unlink()
-    (RESULTS / f"{NAME}.json").write_text(json.dumps(samples, indent=1))
-    print("RESULT", json.dumps({"name": NAME, "figures": figures(samples)}))
+    report(NAME, figures(samples), samples)
 
 
 def climb(port: int, seconds: float, seed: int) -> dict[str, Any]:

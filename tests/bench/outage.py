@@ -13,7 +13,6 @@ looks find nothing. Timeouts of the operator's queries are not scaled. `--second
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ from pathlib import Path
 
 from operator_world import World, install, observed, until, weight
 from prometheus_faults import Fault, FaultyPrometheus
+from result import report
 
 from tidegate_contract import names
 from tidegate_tools.controlplane import ControlPlane
@@ -39,7 +39,6 @@ GOOD, BAD = "steady", "broken"
 ENOUGH_BAD = 15
 PAUSE = 0.5
 PATIENCE = 120.0
-RESULTS = Path("bench-results")
 
 
 @dataclass(slots=True)
@@ -77,8 +76,6 @@ def main() -> None:
             outages.append(Outage(way, world, proxy))
         with ThreadPoolExecutor(len(outages)) as pool:
             samples = list(pool.map(lambda one: one.run(given.seconds), outages))
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{NAME}.json").write_text(json.dumps([asdict(one) for one in samples], indent=1))
     figures = {
         "ways": len(samples),
         "seconds": given.seconds,
@@ -89,7 +86,7 @@ def main() -> None:
         "resumed": sum(one.resumed for one in samples),
         "breaches_rolled_back": sum(one.breach_rolled_back for one in samples),
     }
-    print("RESULT", json.dumps({"name": NAME, "figures": figures}))
+    report(NAME, figures, [asdict(one) for one in samples])
 
 
 class Outage:
@@ -129,11 +126,11 @@ class Outage:
         """The canary breaks right after one look; Prometheus goes away once the next one saw it."""
         bad = f'{names.METRIC_CHECK_BAD}_total{{namespace="{self._world.namespace}",arm="canary"}}'
 
-        def answered(query: str, _asked: float) -> None:
+        def answered(query: str, asked: float) -> None:
             if names.METRIC_CHECK_BAD not in query:
                 return
             self._world.model(BAD).errors[2] = 1.0
-            if self._world.read(f"sum({bad})") >= ENOUGH_BAD:
+            if self._world.read(f"sum({bad})", at=asked) >= ENOUGH_BAD:
                 self._proxy.answered = lambda _query, _asked: None
                 self._proxy.fault = self._sample.way
 

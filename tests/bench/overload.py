@@ -6,7 +6,6 @@ deadline; an answer counts where it came within its deadline.
 """
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -18,6 +17,7 @@ from typing import Any
 
 import load
 import pod
+from result import report
 
 from tidegate_contract import names
 from tidegate_contract.table import BatchSettings
@@ -31,7 +31,6 @@ TARGET = 0.3
 """Seconds: the high level's deadline, and its target."""
 DEADLINE = 1.0
 CONNECTIONS = (32, 64, 128)
-RESULTS = Path("bench-results")
 
 
 def main() -> None:
@@ -50,9 +49,7 @@ def main() -> None:
         os.sched_setaffinity(0, {loading})
         pool = stack.enter_context(ProcessPoolExecutor(2, mp_context=get_context("forkserver")))
         samples = [measure(under_test, pool, given.seconds) for _ in range(given.repetitions)]
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{NAME}.json").write_text(json.dumps(samples, indent=1))
-    print("RESULT", json.dumps({"name": NAME, "figures": figures(samples)}))
+    report(NAME, figures(samples), samples)
 
 
 def measure(under_test: pod.Pod, pool: ProcessPoolExecutor, seconds: float) -> dict[str, Any]:

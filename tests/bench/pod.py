@@ -19,7 +19,7 @@ import load
 from tidegate_contract import acknowledgement, names, table
 from tidegate_contract.table import Arm, BatchSettings
 from tidegate_tools import triton
-from tidegate_tools.processes import Process, Supervisor
+from tidegate_tools.processes import Process, ProcessFailed, Supervisor
 
 START_TIMEOUT = 60.0
 
@@ -31,25 +31,40 @@ watcher.FILE_SECONDS = 0.05  # or each change would wait long for its table
 __main__.main()
 """
 
-# Work that takes a + b * rows, on the core where it runs: products of matrices of a fixed size.
+# Work that takes a + b * rows of a core's time. A device is a core of its own, where batches are
+# worked off one after the other as they come: who holds the turn is next. Without one it is
+# Triton's core, which the kernel divides among all that are in flight.
 _BURNING = """
+import os
 import time
+from fcntl import LOCK_EX, LOCK_UN, flock
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-FIXED, PER_ROW = {fixed}, {per_row}
+FIXED, PER_ROW, DEVICE = {fixed}, {per_row}, {device}
 
 
 class TritonPythonModel:
+    def initialize(self, args):
+        above = os.path.dirname(args["model_repository"])
+        self.turn, self.device = (open(os.path.join(above, one), "w") for one in ("turn", "device"))
+        if DEVICE is not None:
+            os.sched_setaffinity(0, [DEVICE])
+
     def execute(self, requests):
         return [self.answer(request) for request in requests]
 
     def answer(self, request):
         x = pb_utils.get_input_tensor_by_name(request, "x").as_numpy()
+        if DEVICE is not None:
+            flock(self.turn, LOCK_EX)
+            flock(self.device, LOCK_EX)
+            flock(self.turn, LOCK_UN)
         until = time.thread_time() + FIXED + PER_ROW * len(x)
         while time.thread_time() < until:
             pass
+        flock(self.device, LOCK_UN)
         return pb_utils.InferenceResponse([pb_utils.Tensor("y", x + 1)])
 """
 
@@ -60,6 +75,8 @@ class Model:
 
     ``row``: values of FP32 in a row. ``kind``, ``limiter``: of its one instance: where it runs, and
     what Triton's rate limiter is told of it. ``extra``: further lines of its config.
+    ``device``: the core that works off its batches, those of all models that name it one after the
+    other; without one they share Triton's.
     """
 
     name: str
@@ -71,10 +88,11 @@ class Model:
     kind: str = "KIND_CPU"
     limiter: str = ""
     extra: str = ""
+    device: int | None = None
 
     def code(self) -> str:
         """What Triton's python backend runs."""
-        return _BURNING.format(fixed=self.fixed, per_row=self.per_row)
+        return _BURNING.format(fixed=self.fixed, per_row=self.per_row, device=self.device)
 
     def lay_out(self, repository: Path) -> None:
         """Write its folder of a model repository."""
@@ -117,12 +135,16 @@ class Pod:
     revision: int = 0
     settings: BatchSettings = field(default_factory=BatchSettings)
 
-    def apply(self, settings: BatchSettings, split: list[Arm] | None = None) -> None:
-        """Have every model follow a policy, and a split; returns once that is so."""
+    def apply(
+        self, settings: BatchSettings, split: list[Arm] | None = None, mirrored: int = 0
+    ) -> None:
+        """Have every model follow a policy, and a split; returns once that is so. ``mirrored``:
+        basis points of the requests that are copied to the second version.
+        """
         self.settings = settings
         self.revision += 1
         for model in self.models:
-            write_table(self.directory, model, self.revision, settings, split)
+            write_table(self.directory, model, self.revision, settings, split, mirrored)
         deadline = time.monotonic() + START_TIMEOUT
         while any(one.revision != self.revision for one in self.acknowledged().values()):
             if time.monotonic() > deadline:
@@ -141,14 +163,18 @@ class Pod:
         return body
 
     def ready(self) -> bool:
-        """Whether it serves all versions of every model."""
+        """Whether it serves all versions of every model.
+
+        Raises:
+            ProcessFailed: one cannot be loaded; the message is Triton's.
+        """
         known = self.acknowledged()
-        return all(
-            version in known[model.name].versions
-            and known[model.name].versions[version].state == "Ready"
-            for model in self.models
-            for version in model.versions
-        )
+        wanted = [(model.name, version) for model in self.models for version in model.versions]
+        states = [known[name].versions.get(version) for name, version in wanted]
+        for (name, version), state in zip(wanted, states, strict=True):
+            if state and state.state == "Failed":
+                raise ProcessFailed(f"version {version} of {name} does not load: {state.error}")
+        return all(state and state.state == "Ready" for state in states)
 
 
 @contextmanager
@@ -227,12 +253,15 @@ def write_table(
     revision: int,
     settings: BatchSettings,
     split: list[Arm] | None,
+    mirrored: int = 0,
 ) -> None:
     """Write a model's table where its sidecar reads it; all to its first version by default."""
     folder = directory / "tables" / names.routing_table_name(model.name)
     folder.mkdir(parents=True, exist_ok=True)
     first = model.versions[0]
     whole = [table.Arm(name=names.ARM_STABLE, version=first, weight=table.WHOLE)]
+    mirror = table.Mirror(version=model.versions[1], weight=mirrored) if mirrored else None
+    agreement = table.DisagreementCheck(id="agreement@bench", tolerance=0.001)
     text, digest = table.encode(
         table.RoutingTable(
             namespace="bench",
@@ -242,6 +271,8 @@ def write_table(
             split=split or whole,
             versions=[table.LoadedVersion(version=version) for version in model.versions],
             batch=settings,
+            mirror=mirror,
+            checks=[agreement] if mirror else [],
             baseline=[table.Share(version=first, weight=table.WHOLE)],
         )
     )
@@ -263,7 +294,10 @@ def post(url: str, timeout: float = START_TIMEOUT) -> None:
     """POST nothing.
 
     Raises:
-        urllib.error.HTTPError: it was refused.
+        ProcessFailed: it was refused; the message says why.
     """
-    with urllib.request.urlopen(url, data=b"{}", timeout=timeout):
-        pass
+    try:
+        with urllib.request.urlopen(url, data=b"{}", timeout=timeout):
+            pass
+    except urllib.error.HTTPError as error:
+        raise ProcessFailed(f"{url} answered {error.code}: {error.read().decode()}") from error

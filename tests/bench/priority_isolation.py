@@ -1,18 +1,21 @@
-"""What slicing low priorities buys high ones, and what it costs: two models on one core.
+"""What slicing low priorities buys high ones, and what it costs: two models on one device.
 
 One model answers 20 requests/s of one row at priority 1; the other has batches of 1,024 rows at
-priority 5, one after the other without a pause. Each slice size is a point: how much longer the
-high level's p99 is than alone, and how much of its throughput alone the low level keeps. Beside
-them stand the same two for Triton with priorities of its own (its rate limiter, one execution at a
-time, the high model's first), and the best that any slicing can do that never interrupts what runs.
+priority 5, one after the other without a pause. The device is one core, which works off one batch
+after the other and interrupts none; all else runs on another core. Each slice size is a point: how
+much longer the high level's p99 is than alone, and how much of its throughput alone the low level
+keeps. Alone is straight to Triton, for all of them. Beside them stand the same two for Triton with
+priorities of its own (its rate limiter, one execution at a time, the high model's first).
 
-That optimum is computed from the costs a + b n measured on the same core: with slices of k rows, a
-high request waits for the rest of one slice (uniform, so its p99 is .99 of it), and the low level
-does k rows in a + b k seconds of the time that the high one leaves.
+``to_optimum`` is the worst point's distance to the best that any slicing can do that never
+interrupts what runs: the factor by which the worse of the two is off, for the slice size for which
+that is least. That best is computed from the costs a + b n measured just before: with slices of k
+rows, a high request waits for the rest of one slice (uniform) besides what it takes alone, and the
+low level does k rows in a + b k seconds of the time that the high one leaves. Repetitions take the
+ways in another order each; ratios are taken within a repetition.
 """
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -27,6 +30,7 @@ from typing import Any
 
 import load
 import pod
+from result import report
 
 from tidegate_contract import names
 from tidegate_contract.table import LEVELS, BatchSettings
@@ -39,8 +43,13 @@ HIGH = pod.Model(name="high", fixed=0.002, per_row=0.0005, most=8)
 LOW = pod.Model(name="low", fixed=0.001, per_row=0.00004, most=1024)
 ROWS = 1024
 RATE = 20.0
-SLICES_MS = (2, 4, 8, 16)
-RESULTS = Path("bench-results")
+LOW_CONNECTIONS = 2
+SLICES_MS = (4, 8, 16, 48)
+WAYS = ("alone", "triton", *(f"slice {one}" for one in SLICES_MS), "whole")
+STRATA = 50
+"""Parts into which a slice's time is cut where it is summed over."""
+SIZES = 60
+"""Slice sizes that a point is compared with, each a tenth smaller: to 2 rows."""
 
 
 @dataclass(frozen=True)
@@ -54,34 +63,31 @@ class Costs:
         """What a batch of so many rows takes."""
         return self.fixed + self.per_row * rows
 
-    def rows(self, seconds: float) -> int:
-        """How many rows fit into so many seconds."""
-        return min(ROWS, max(1, int((seconds - self.fixed) / self.per_row)))
-
 
 def main() -> None:
     """Run, print the figures, write the samples."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=12.0, help="of each run")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each run")
     given = parser.parse_args()
-    serving, loading = sorted(os.sched_getaffinity(0))[:2]
+    device, others = sorted(os.sched_getaffinity(0))[:2]
+    models = replace(HIGH, device=device), replace(LOW, device=device)
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidegate-bench-")))
         subnet = stack.enter_context(Subnet.claimed())
         ours = directory / "ours"
         ours.mkdir()
-        under_test = stack.enter_context(pod.running((HIGH, LOW), ours, subnet.ip(1), serving))
-        theirs = start_theirs(stack.enter_context(Supervisor()), directory, subnet.ip(2), serving)
-        os.sched_setaffinity(0, {loading})
+        under_test = stack.enter_context(pod.running(models, ours, subnet.ip(1), others))
+        theirs = start_theirs(
+            stack.enter_context(Supervisor()), directory, subnet.ip(2), others, models=models
+        )
+        os.sched_setaffinity(0, {others})
         context = get_context("forkserver")
         pool = stack.enter_context(ProcessPoolExecutor(2, mp_context=context))
         samples = [
-            measure(under_test, theirs, pool, given.seconds) for _ in range(given.repetitions)
+            measure(under_test, theirs, pool, given.seconds, i) for i in range(given.repetitions)
         ]
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{NAME}.json").write_text(json.dumps(samples, indent=1))
-    print("RESULT", json.dumps({"name": NAME, "figures": figures(samples)}))
+    report(NAME, figures(samples), samples)
 
 
 def start_theirs(
@@ -90,7 +96,7 @@ def start_theirs(
     ip: str,
     core: int | None,
     *,
-    models: tuple[pod.Model, pod.Model] = (HIGH, LOW),
+    models: tuple[pod.Model, pod.Model],
     environment: Mapping[str, str] = MappingProxyType({}),
     patience: float = pod.START_TIMEOUT,
 ) -> str:
@@ -114,34 +120,40 @@ def start_theirs(
     return ip
 
 
-def measure(under_test: pod.Pod, theirs: str, pool: ProcessPoolExecutor, seconds: float) -> Any:
-    """One repetition: each alone, then both, by every way of sharing."""
+def measure(
+    under_test: pod.Pod, theirs: str, pool: ProcessPoolExecutor, seconds: float, repetition: int
+) -> Any:
+    """One repetition: what batches cost, then every way of sharing."""
     found: dict[str, Any] = {
         "costs": {
             model.name: [
                 load.run(
-                    under_test.ip, triton.HTTP_PORT, model.request(n), connections=1, seconds=2.0
+                    under_test.ip, triton.HTTP_PORT, model.request(n), connections=1, seconds=1.0
                 ).quantile(0.5)
                 for n in (1, model.most)
             ]
             for model in (HIGH, LOW)
         }
     }
-    for side, ip, port in (
-        ("ours", under_test.ip, names.PORT_HTTP),
-        ("triton", theirs, triton.HTTP_PORT),
-    ):
-        alone = high(pool, ip, port, seconds).result()
-        low_alone = low(pool, ip, port, seconds).result()
-        found[f"{side} alone"] = shown(alone, low_alone)
-    found["triton"] = both(pool, theirs, triton.HTTP_PORT, seconds)
-    for slice_ms in SLICES_MS:
-        levels = [*LEVELS[:-1], sliced(slice_ms / 1000)]
-        under_test.apply(BatchSettings(levels=tuple(levels), deadline=None))
-        found[f"slice {slice_ms}"] = both(pool, under_test.ip, names.PORT_HTTP, seconds)
-    under_test.apply(BatchSettings(deadline=None))
-    found["whole"] = both(pool, under_test.ip, names.PORT_HTTP, seconds)
+    first = repetition % len(WAYS)
+    for way in (*WAYS[first:], *WAYS[:first]):
+        if way == "alone":
+            plain = under_test.ip, triton.HTTP_PORT
+            alone = high(pool, *plain, seconds).result()
+            found[way] = shown(alone, low(pool, *plain, seconds / 3).result())
+            found["alone"]["high_latencies"] = alone.latencies
+        elif way == "triton":
+            found[way] = both(pool, theirs, triton.HTTP_PORT, seconds)
+        else:
+            last = LEVELS[-1] if way == "whole" else sliced(slice_seconds(way))
+            under_test.apply(BatchSettings(levels=(*LEVELS[:-1], last), deadline=None))
+            found[way] = both(pool, under_test.ip, names.PORT_HTTP, seconds)
     return found
+
+
+def slice_seconds(way: str) -> float:
+    """How long its slices are to take."""
+    return int(way.split()[1]) / 1000
 
 
 def sliced(seconds: float) -> Any:
@@ -178,66 +190,81 @@ def high(pool: ProcessPoolExecutor, ip: str, port: int, seconds: float) -> Any:
 def low(pool: ProcessPoolExecutor, ip: str, port: int, seconds: float) -> Any:
     """The low level's, without a pause: one is always waiting while one is worked on."""
     request = LOW.request(ROWS, priority=5)
-    return pool.submit(load.run, ip, port, request, connections=2, seconds=seconds)
+    return pool.submit(load.run, ip, port, request, connections=LOW_CONNECTIONS, seconds=seconds)
 
 
 def shown(first: load.Sample, beside: load.Sample) -> dict[str, float]:
-    """What is kept of two samples."""
+    """What is kept of two samples. The low level's throughput is its two connections', by what each
+    answer took: in so short a time the number of answers alone is a percent too coarse.
+    """
+    each = statistics.fmean(beside.latencies)
     return {
         "high_p50_ms": first.quantile(0.5) * 1e3,
         "high_p99_ms": first.quantile(0.99) * 1e3,
-        "low_rows_per_s": beside.rate * ROWS,
+        "low_rows_per_s": LOW_CONNECTIONS * ROWS / each,
         "failed": first.failed + beside.failed,
     }
 
 
 def figures(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians over the repetitions: a point for each way, and its distance to the optimum."""
+    """Medians over the repetitions, the least and the most: a point for each way, and distances."""
     shown: dict[str, Any] = {}
-    distances = []
-    for way in ("whole", "triton", *(f"slice {one}" for one in SLICES_MS)):
-        points = [point(sample, way) for sample in samples]
+    for way in WAYS[1:]:
         name = way.replace(" ", "_")
-        shown[f"{name}_high_p99_to_alone"] = middle(one[0] for one in points)
-        shown[f"{name}_low_throughput_kept"] = middle(one[1] for one in points)
+        points = [point(sample, way) for sample in samples]
+        shown[f"{name}_high_p99_to_alone"] = spread(one[0] for one in points)
+        shown[f"{name}_low_throughput_kept"] = spread(one[1] for one in points)
         if way.startswith("slice"):
-            apart = [
-                distance(sample, one, way) for sample, one in zip(samples, points, strict=True)
-            ]
-            shown[f"{name}_to_optimum"] = middle(apart)
-            distances.append(statistics.median(apart))
-    shown["to_optimum"] = round(min(distances), 3)
-    shown["high_alone_p99_ms"] = middle(one["ours alone"]["high_p99_ms"] for one in samples)
-    shown["failed"] = sum(
-        of["failed"] for one in samples for way, of in one.items() if way != "costs"
-    )
+            shown[f"{name}_to_optimum"] = spread(distance(sample, way) for sample in samples)
+    sizes = [f"slice_{one}" for one in SLICES_MS]
+    shown["to_optimum"] = max(shown[f"{name}_to_optimum"][0] for name in sizes)
+    shown["better_than_triton_on_both"] = [
+        name
+        for name in (*sizes, "whole")
+        if shown[f"{name}_high_p99_to_alone"][0] < shown["triton_high_p99_to_alone"][0]
+        and shown[f"{name}_low_throughput_kept"][0] > shown["triton_low_throughput_kept"][0]
+    ]
+    shown["high_alone_p99_ms"] = spread(one["alone"]["high_p99_ms"] for one in samples)
+    shown["failed"] = sum(one[way]["failed"] for one in samples for way in WAYS)
     return shown | {"repetitions": len(samples)}
 
 
 def point(sample: dict[str, Any], way: str) -> tuple[float, float]:
     """How much longer the high level's p99 is, and how much the low level keeps."""
-    alone = sample["triton alone" if way == "triton" else "ours alone"]
+    of, alone = sample[way], sample["alone"]
     return (
-        sample[way]["high_p99_ms"] / alone["high_p99_ms"],
-        sample[way]["low_rows_per_s"] / alone["low_rows_per_s"],
+        of["high_p99_ms"] / alone["high_p99_ms"],
+        of["low_rows_per_s"] / alone["low_rows_per_s"],
     )
 
 
-def distance(sample: dict[str, Any], found: tuple[float, float], way: str) -> float:
-    """By what factor the worse of the two is off the optimum of that slice size."""
+def distance(sample: dict[str, Any], way: str) -> float:
+    """By what factor the worse of the two is off the optimum of the slice size that is nearest."""
     one, most = sample["costs"]["low"]
     per_row = (most - one) / (ROWS - 1)
     costs = Costs(one - per_row, per_row)
-    rows = costs.rows(int(way.split()[1]) / 1000)
-    alone = sample["ours alone"]["high_p99_ms"] / 1e3
-    best_p99 = (alone + 0.99 * costs.seconds(rows)) / alone
+    alone = sample["alone"]
     left = 1 - RATE * sample["costs"]["high"][0]
-    best_kept = left * (rows / costs.seconds(rows)) / (ROWS / costs.seconds(ROWS))
-    return max(found[0] / best_p99, best_kept / found[1])
+    p99, kept = point(sample, way)
+
+    def off(rows: int) -> float:
+        best_p99 = behind_a_slice(alone["high_latencies"], costs.seconds(rows)) * 1e3
+        best_kept = left * (rows / costs.seconds(rows)) / (ROWS / costs.seconds(ROWS))
+        return max(p99 * alone["high_p99_ms"] / best_p99, best_kept / kept)
+
+    return min(off(round(ROWS * 0.9**i)) for i in range(SIZES))
 
 
-def middle(values: Any) -> float:
-    return round(statistics.median(values), 3)
+def behind_a_slice(alone: list[float], seconds: float) -> float:
+    """The p99 of the sum of a latency alone and the rest of a slice that takes so long."""
+    rest = [seconds * (i + 0.5) / STRATA for i in range(STRATA)]
+    return load.Sample(latencies=[one + wait for one in alone for wait in rest]).quantile(0.99)
+
+
+def spread(values: Any) -> list[float]:
+    """The median, the least and the most."""
+    ordered = sorted(values)
+    return [round(one, 3) for one in (statistics.median(ordered), ordered[0], ordered[-1])]
 
 
 if __name__ == "__main__":

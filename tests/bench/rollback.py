@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from prometheus_faults import FaultyPrometheus
+from result import report
 
 from tidegate_contract import acknowledgement, names
 from tidegate_contract import table as contract
@@ -63,7 +64,6 @@ SCRAPE_MS = 500
 POLL = 0.02
 PAUSE_BETWEEN_REQUESTS = 0.02
 PATIENCE = 60.0
-RESULTS = Path("bench-results")
 CRDS = Path(__file__).parents[2] / "crds"
 GROUP = f"/apis/{names.GROUP}/{names.API_VERSION}/namespaces/{NAMESPACE}"
 LONG: list[Any] = [{"percent": 50, "duration": "1h"}, {"percent": 100}]
@@ -112,9 +112,7 @@ def main() -> None:
                 samples.append(sample)
                 took = sample["applied_at"] - sample["visible_at"]
                 print(f"{number + 1}/{given.runs} {way} {took:.2f}s", file=sys.stderr)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{NAME}.json").write_text(json.dumps(samples, indent=1))
-    print("RESULT", json.dumps({"name": NAME, "figures": figures(samples)}))
+    report(NAME, figures(samples), samples)
 
 
 def figures(samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -264,13 +262,10 @@ class Bench:
         self.await_(lambda: self.phase("canaryrollouts", name) == "Holding", "suspension")
 
     def _kill_prometheus_once_seen(self, visible: float) -> None:
-        """Kill it when it has answered both queries of counters that were asked after that."""
-        shown: set[str] = set()
+        """Kill it when it has answered a query of counters that was asked after that."""
 
         def answered(query: str, asked: float) -> None:
-            if asked >= visible:
-                shown.update(part for part in ("check_requests", "check_bad") if part in query)
-            if len(shown) == 2:
+            if asked >= visible and names.METRIC_CHECK_BAD in query:
                 self.tap.answered = lambda _query, _asked: None
                 self.prometheus.kill()
 
@@ -288,7 +283,9 @@ class Bench:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             asked_at = time.time()
-            readings = await self.metrics.samples(PATIENCE)
+            readings = await self.metrics.samples(
+                [(NAMESPACE, MODEL)], asked_at, PATIENCE, PATIENCE
+            )
             if isinstance(readings, Readings) and broken(rollout, readings):
                 return asked_at
             await asyncio.sleep(POLL)

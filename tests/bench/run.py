@@ -1,9 +1,11 @@
 """Runs the benchmarks, all of them or those named: each prints one line RESULT {...}.
 
-Usage: run.py [NAME ...]; the raw samples go to bench-results/. What integration tests have built
-(pods that carry no traffic, proxies that fail) is there for benchmarks, too.
+The raw samples go to bench-results/. What integration tests have built (pods that carry no
+traffic, proxies that fail) is there for benchmarks, too.
 """
 
+import argparse
+import ast
 import os
 import subprocess
 import sys
@@ -11,15 +13,20 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HERE.parent / "integration")}
-NOT_BENCHMARKS = {"run", "load", "canaries", "pictures", "sidecars", "svg", "pod"}
+NOT_BENCHMARKS = {"run", "load", "canaries", "pictures", "result", "sidecars", "svg", "pod"}
 
 
-def main(chosen: list[str]) -> int:
+def main() -> int:
     known = sorted(file.stem for file in HERE.glob("[a-z]*.py") if file.stem not in NOT_BENCHMARKS)
-    unknown = [name for name in chosen if name not in known]
-    if unknown:
-        print(f"no benchmark {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="\n".join(f"  {name:20} {question(name)}" for name in known),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="one of those below; all if none")
+    chosen = parser.parse_args().names
+    if unknown := set(chosen).difference(known):
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
     failed = []
     for name in chosen or known:
         print(f"-- {name}", flush=True)
@@ -31,5 +38,11 @@ def main(chosen: list[str]) -> int:
     return int(bool(failed))
 
 
+def question(name: str) -> str:
+    """What a benchmark answers: the first line of its file."""
+    found = ast.get_docstring(ast.parse((HERE / f"{name}.py").read_text())) or ""
+    return found.partition("\n")[0]
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

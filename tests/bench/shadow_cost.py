@@ -10,107 +10,27 @@ median over the repetitions counts.
 """
 
 import argparse
-import json
 import os
 import statistics
-import sys
 import tempfile
-import time
-import urllib.error
-import urllib.request
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import load
+import pod
+from result import report
 
-from tidegate_contract import acknowledgement, names, table
-from tidegate_tools import triton
+from tidegate_contract import names, table
+from tidegate_contract.table import BatchSettings
 from tidegate_tools.addresses import Subnet
-from tidegate_tools.processes import Launch, Supervisor
 
 NAME = "shadow_cost"
 LOAD: Final = 0.6
-ROW: Final = 16
 CONNECTIONS: Final = 64
-START_TIMEOUT = 60.0
-RESULTS = Path("bench-results")
-MODELS: Final = {"by_rows": "len(x)", "by_batch": "2"}
-"""How often the work is done for a batch ``x``."""
-
-_MODEL_CODE = """
-import numpy as np
-import triton_python_backend_utils as pb_utils
-
-
-class TritonPythonModel:
-    def initialize(self, args):
-        self.matrix = np.random.default_rng(0).random((384, 384), np.float32)
-
-    def execute(self, requests):
-        answers = []
-        for request in requests:
-            x = pb_utils.get_input_tensor_by_name(request, "x").as_numpy()
-            for _ in range({times}):
-                self.matrix @ self.matrix
-            y = pb_utils.Tensor("y", np.tanh(x))
-            answers.append(pb_utils.InferenceResponse([y]))
-        return answers
-"""
-
-_SIDECAR = """
-from tidegate_sidecar import __main__
-from tidegate_sidecar.shell import watcher
-
-watcher.FILE_SECONDS = 0.05  # or each turn would wait long for its table
-__main__.main()
-"""
-
-_MODEL_CONFIG = """
-backend: "python"
-max_batch_size: 16
-input [{{ name: "x" data_type: TYPE_FP32 dims: [{row}] }}]
-output [{{ name: "y" data_type: TYPE_FP32 dims: [{row}] }}]
-version_policy: {{ all {{}} }}
-instance_group [{{ count: 1 kind: KIND_CPU }}]
-"""
-
-
-@dataclass
-class Sidecar:
-    """A running sidecar, told by files which table to apply."""
-
-    ip: str
-    tables: Path
-    revision: int = 0
-
-    def mirror(self, model: str, weight: int) -> None:
-        """Mirror a share of a model's requests, in basis points, and wait until it is so."""
-        self.revision += 1
-        write_table(self.tables, model, self.revision, weight)
-        while self._acknowledged()[model].revision != self.revision:
-            time.sleep(0.02)
-
-    def ready(self) -> bool:
-        """Whether it serves both versions of every model."""
-        versions = [one.versions for one in self._acknowledged().values()]
-        return all(
-            version in of and of[version].state == "Ready" for of in versions for version in (1, 2)
-        )
-
-    def _acknowledged(self) -> dict[str, acknowledgement.Acknowledgement]:
-        with urllib.request.urlopen(f"http://{self.ip}:{names.PORT_ADMIN}/routing") as answer:
-            return acknowledgement.decode(answer.read()).models
-
-    def pairs(self) -> float:
-        """Pairs that were compared so far."""
-        with urllib.request.urlopen(f"http://{self.ip}:{names.PORT_ADMIN}/metrics") as answer:
-            lines = answer.read().decode().splitlines()
-        mirrored = [line for line in lines if line.startswith("tidegate_mirror_total")]
-        assert not any('outcome="failed"' in line for line in mirrored), mirrored
-        agreed = [line for line in mirrored if 'outcome="agreed"' in line]
-        return sum(float(line.rpartition(" ")[2]) for line in agreed)
+MODELS: Final = (
+    pod.Model(name="by_rows", fixed=0.0, per_row=0.002, most=16, versions=(1, 2)),
+    pod.Model(name="by_batch", fixed=0.004, per_row=0.0, most=16, versions=(1, 2)),
+)
 
 
 def main() -> None:
@@ -124,96 +44,30 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory(prefix="tidegate-bench-") as directory,
         Subnet.claimed() as subnet,
-        Supervisor() as supervisor,
+        pod.running(MODELS, Path(directory), subnet.ip(1), serving) as served,
     ):
-        os.sched_setaffinity(0, {serving})  # what is started from here on inherits it
-        sidecar = start(supervisor, subnet, Path(directory))
         os.sched_setaffinity(0, {loading})
         samples = {
-            model: [
-                measure(sidecar, model, given.turns, given.seconds)
-                for _ in range(given.repetitions)
+            model.name: [
+                measure(served, model, given.turns, given.seconds) for _ in range(given.repetitions)
             ]
             for model in MODELS
         }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{NAME}.json").write_text(json.dumps(samples, indent=1))
-    print("RESULT", json.dumps({"name": NAME, "figures": figures(samples)}))
+    report(NAME, figures(samples), samples)
 
 
-def start(supervisor: Supervisor, subnet: Subnet, directory: Path) -> Sidecar:
-    """Start Triton and the sidecar."""
-    models, tables = directory / "models", directory / "tables"
-    for model, times in MODELS.items():
-        lay_out_model(models / model, times)
-        write_table(tables, model, 1, 0)
-    ip = subnet.ip(1)
-    server = triton.launch(models, ip)
-    log = directory / "triton.log"
-    process = supervisor.start("triton", server.argv, env=server.env, log=log)
-    address = f"http://{ip}:{triton.HTTP_PORT}/v2/health/live"
-    process.wait_until(partial(succeeds, address), START_TIMEOUT)
-    settings = {
-        "models": ",".join(MODELS),
-        "pod": "bench",
-        "pod-uid": "bench",
-        "namespace": "bench",
-        "host": ip,
-        "triton": f"{ip}:{triton.HTTP_PORT}",
-        "table-directory": str(tables),
-    }
-    flags = [f"--{flag}={value}" for flag, value in settings.items()]
-    environment = {k: v for k, v in os.environ.items() if k != "KUBECONFIG"}
-    launch = Launch((sys.executable, "-c", _SIDECAR, *flags), environment)
-    log = directory / "sidecar.log"
-    process = supervisor.start("sidecar", launch.argv, env=launch.env, log=log)
-    process.wait_until(partial(succeeds, f"http://{ip}:{names.PORT_ADMIN}/healthz"), START_TIMEOUT)
-    sidecar = Sidecar(ip, tables, revision=1)
-    process.wait_until(sidecar.ready, START_TIMEOUT)
-    return sidecar
-
-
-def lay_out_model(folder: Path, times: str) -> None:
-    """Write a model with two equal versions."""
-    for version in ("1", "2"):
-        (folder / version).mkdir(parents=True)
-        (folder / version / "model.py").write_text(_MODEL_CODE.format(times=times))
-    (folder / "config.pbtxt").write_text(_MODEL_CONFIG.format(row=ROW))
-
-
-def write_table(tables: Path, model: str, revision: int, weight: int) -> None:
-    """Write a table that mirrors a share of version 1's requests to version 2."""
-    folder = tables / names.routing_table_name(model)
-    folder.mkdir(parents=True, exist_ok=True)
-    text, digest = table.encode(
-        table.RoutingTable(
-            namespace="bench",
-            model=model,
-            revision=revision,
-            split_revision=1,
-            split=[table.Arm(name=names.ARM_STABLE, version=1, weight=table.WHOLE)],
-            versions=[table.LoadedVersion(version=1), table.LoadedVersion(version=2)],
-            mirror=table.Mirror(version=2, weight=weight),
-            checks=[table.DisagreementCheck(id="agreement@bench", tolerance=0.001)],
-            baseline=[table.Share(version=1, weight=table.WHOLE)],
-        )
-    )
-    (folder / names.DIGEST_KEY).write_text(digest)
-    (folder / names.TABLE_KEY).write_text(text)
-
-
-def measure(sidecar: Sidecar, model: str, turns: int, seconds: float) -> dict[str, Any]:
+def measure(served: pod.Pod, model: pod.Model, turns: int, seconds: float) -> dict[str, Any]:
     """One repetition: the latencies with and without, at the same arrivals."""
-    request = a_request(model)
-    address = sidecar.ip, names.PORT_HTTP
-    sidecar.mirror(model, 0)
+    request = model.request()
+    address = served.ip, names.PORT_HTTP
+    served.apply(BatchSettings())
     load.run(*address, request, connections=CONNECTIONS, seconds=seconds / 2)
     top = load.run(*address, request, connections=CONNECTIONS, seconds=2 * seconds).rate
     both = {0: load.Sample(), table.WHOLE: load.Sample()}
-    before = sidecar.pairs()
+    before = pairs(served)
     for turn in range(turns):
         for weight in sorted(both, reverse=turn % 2 == 1):
-            sidecar.mirror(model, weight)
+            served.apply(BatchSettings(), mirrored=weight)
             one = load.at_rate(
                 *address,
                 request,
@@ -229,7 +83,7 @@ def measure(sidecar: Sidecar, model: str, turns: int, seconds: float) -> dict[st
     return {
         "with": shown(mirrored),
         "without": shown(both[0]),
-        "pairs_per_s": (sidecar.pairs() - before) / mirrored.seconds,
+        "pairs_per_s": (pairs(served) - before) / mirrored.seconds,
     }
 
 
@@ -243,17 +97,13 @@ def shown(sample: load.Sample) -> dict[str, float]:
     }
 
 
-def a_request(model: str) -> bytes:
-    """One row of a model's input."""
-    data = bytes(4 * ROW)
-    tensor = {
-        "name": "x",
-        "datatype": "FP32",
-        "shape": [1, ROW],
-        "parameters": {"binary_data_size": len(data)},
-    }
-    body = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
-    return load.infer_request(f"/v2/models/{model}/infer", json.dumps(body).encode(), data)
+def pairs(served: pod.Pod) -> float:
+    """Pairs that were compared so far."""
+    lines = served.asked("/metrics").decode().splitlines()
+    mirrored = [line for line in lines if line.startswith("tidegate_mirror_total")]
+    assert not any('outcome="failed"' in line for line in mirrored), mirrored
+    agreed = [line for line in mirrored if 'outcome="agreed"' in line]
+    return sum(float(line.rpartition(" ")[2]) for line in agreed)
 
 
 def figures(samples: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -272,16 +122,6 @@ def figures(samples: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         "load": LOAD,
         "repetitions": repetitions,
     }
-
-
-def succeeds(url: str) -> bool:
-    """Whether a GET is answered well."""
-    try:
-        with urllib.request.urlopen(url, timeout=5):
-            return True
-    except (OSError, urllib.error.HTTPError):
-        time.sleep(0.05)
-        return False
 
 
 if __name__ == "__main__":

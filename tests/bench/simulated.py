@@ -8,11 +8,10 @@ do at best: high ones wait for those before them and for what is left of a slice
 all other time and pay their fixed part for each slice.
 """
 
-import json
-from pathlib import Path
 from typing import Final
 
 import numpy as np
+from result import report
 
 from tidegate_batcher.simulator import Clients, Model, Poisson, Simulation
 from tidegate_contract.table import LEVELS, BatchSettings, Level
@@ -27,7 +26,6 @@ HIGH: Final = 0.0027
 HIGH_RATE: Final = 20.0
 FIXED: Final = 0.001
 PER_ROW: Final = 0.0001
-RESULTS: Final = Path("bench-results")
 
 
 def overload() -> dict[str, float]:
@@ -100,16 +98,12 @@ def main() -> None:
     """Measure; prints the figures and keeps the frontier."""
     points = frontier()
     whole = isolation(None)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{NAME}.json").write_text(
-        json.dumps({"frontier": points, "whole": whole}, indent=1)
-    )
     figures = overload() | {
         "to_optimum": max(point["to_optimum"] for point in points),
         "frontier": points,
         "unsliced_high_p99_to_alone": round(whole["p99"] / HIGH, 1),
     }
-    print("RESULT", json.dumps({"name": NAME, "figures": figures}))
+    report(NAME, figures, {"frontier": points, "whole": whole})
 
 
 if __name__ == "__main__":

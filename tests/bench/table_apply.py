@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import load
+from result import report
 
 from tidegate_contract import acknowledgement, names
 from tidegate_contract import table as contract
@@ -48,7 +49,6 @@ PAUSE = 0.02
 START_TIMEOUT = 60.0
 APPLY_TIMEOUT = 10.0
 LOAD_SECONDS = 8.0
-RESULTS = Path("bench-results")
 
 _MODEL_CODE = """
 import triton_python_backend_utils as pb_utils
@@ -151,9 +151,7 @@ def run(name: str, change: Change) -> None:
             measure(ip, writer, change, first=2 + CHANGES * number)
             for number in range(given.repetitions)
         ]
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(samples, indent=1))
-    print("RESULT", json.dumps({"name": name, "figures": figures(samples)}))
+    report(name, figures(samples), samples)
 
 
 def start(supervisor: Supervisor, ip: str, directory: Path, kubeconfig: Path) -> None:

@@ -8,12 +8,12 @@ Sticky: how far is the number of users on an arm from its share, in standard err
 leave an arm that grows. Splits of a canary and of a test, each user asked of two pods.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from itertools import accumulate, pairwise
-from pathlib import Path
 from typing import Final
+
+from result import report
 
 from tidegate_contract.table import WHOLE, Arm, Assignment, LoadedVersion, RoutingTable, Share
 from tidegate_sidecar.core.routing import Router
@@ -31,7 +31,6 @@ GROWING: Final = (100, 500, 2_000, 3_500, 5_000, 6_500, 8_000, 9_500, WHOLE)
 REQUESTS: Final = 200_000
 PERIODS: Final = range(2, 21)
 USERS: Final = 100_000
-RESULTS: Final = Path("bench-results")
 
 
 def a_table(weights: dict[str, int], revision: int = 1, *, sticky: bool = False) -> RoutingTable:
@@ -103,9 +102,7 @@ def main() -> None:
     """Measure; prints the figures and keeps each split's."""
     spreads = [spread(weights, f"pod-{i}") for i, weights in enumerate(SPLITS)]
     stickies = [sticky("canary", "stable"), sticky("treatment", "control")]
-    RESULTS.mkdir(exist_ok=True)
     samples = {"spread": spreads, "sticky": stickies}
-    (RESULTS / f"{NAME}.json").write_text(json.dumps(samples, indent=1))
     figures = {
         "prefix_error": round(max(one["prefix"] for one in spreads), 4),
         "window_error": round(max(one["window"] for one in spreads), 4),
@@ -113,7 +110,7 @@ def main() -> None:
         "sticky_deviation": round(max(one["deviation"] for one in stickies), 2),
         "users_moved": int(sum(one["moved"] for one in stickies)),
     }
-    print("RESULT", json.dumps({"name": NAME, "figures": figures}))
+    report(NAME, figures, samples)
 
 
 if __name__ == "__main__":

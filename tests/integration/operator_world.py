@@ -383,7 +383,7 @@ class World:
         """The one number that Prometheus itself answers with, now or then; 0 for none."""
         parameters = {"query": query, **({} if at is None else {"time": str(at)})}
         url = f"{self.prometheus.url}/api/v1/query?{urllib.parse.urlencode(parameters)}"
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
             rows = json.load(answer)["data"]["result"]
         return float(rows[0]["value"][1]) if rows else 0.0
 

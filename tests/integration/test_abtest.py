@@ -90,7 +90,7 @@ class Clients:
             thread.join()
 
     def feed_back(self, entries: Any) -> requests.Response:
-        return requests.post(f"{self._urls[0]}/feedback", json=entries, timeout=10)
+        return requests.post(f"{self._urls[0]}/feedback", json=entries, timeout=PATIENCE)
 
     def _run(self, seed: int) -> None:
         chance = random.Random(seed)
@@ -103,14 +103,14 @@ class Clients:
                         rated += self._ask(session, chance, body)
                     url = f"{chance.choice(self._urls)}/feedback"
                     if rated:
-                        answer = session.post(url, json=rated, timeout=10)
+                        answer = session.post(url, json=rated, timeout=PATIENCE)
                         if answer.ok:
                             self.accepted += answer.json()["accepted"]
 
     def _ask(self, session: requests.Session, chance: random.Random, body: Any) -> list[Any]:
         user = f"user-{chance.randrange(USERS)}"
         url = f"{chance.choice(self._urls)}/infer"
-        answer = session.post(url, json=body, headers={USER: user}, timeout=10)
+        answer = session.post(url, json=body, headers={USER: user}, timeout=PATIENCE)
         if not answer.ok:
             return []
         self.answered += 1
@@ -145,7 +145,7 @@ class Scene:
     def ask_prometheus(self, query: str) -> dict[str, float]:
         """By the only label that is left."""
         url = f"{self._prometheus}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
             rows = json.load(answer)["data"]["result"]
         return {next(iter(row["metric"].values())): float(row["value"][1]) for row in rows}
 
@@ -268,8 +268,8 @@ def test_the_better_version_wins_by_what_users_say_and_is_promoted(tested: Scene
     table = world.await_table(MODEL, lambda table: table.owner is None)
     assert [(arm.version, arm.weight) for arm in table.split] == [(2, 10_000)]
     assert table.experiment is None
-    world.kubectl("wait", "--for=condition=Promoted", "abt/better", "--timeout=10s")
-    world.kubectl("wait", "--for=condition=Ready", "abt/better", "--timeout=10s")
+    world.kubectl("wait", "--for=condition=Promoted", "abt/better", "--timeout=60s")
+    world.kubectl("wait", "--for=condition=Ready", "abt/better", "--timeout=60s")
     row = world.kubectl("get", "abt", "better", "--no-headers")
     assert row.split()[:4] == ["better", MODEL, "Finished", "TreatmentWins"]
     world.await_reasons("better", "TestStarted", "TestFinished")

@@ -7,16 +7,15 @@ long as the test holds it, so that everything that follows meets in the queue.
 import asyncio
 import json
 import random
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import numpy as np
 import pytest
+from triton_server import PATIENCE, TYPES, TritonServer, lay_out
 from tritonclient.http.aio import InferenceServerClient, InferInput, InferRequestedOutput
 
 from tidegate_contract import names
@@ -31,30 +30,11 @@ from tidegate_contract.table import (
 from tidegate_sidecar.core.runtime import ModelRuntime
 from tidegate_sidecar.shell.server import DataPlane
 from tidegate_sidecar.shell.triton import Triton
-from tidegate_tools import triton
-from tidegate_tools.addresses import Subnet, free_port
-from tidegate_tools.processes import Supervisor
+from tidegate_tools.addresses import free_port
 
-PATIENCE = 60.0
 RAISE, REFUSE, HOLD = -1, -2, -3
 MOST = 32
 """Rows that the model takes at once."""
-
-TYPES: dict[str, Any] = {
-    "BOOL": np.bool_,
-    "UINT8": np.uint8,
-    "UINT16": np.uint16,
-    "UINT32": np.uint32,
-    "UINT64": np.uint64,
-    "INT8": np.int8,
-    "INT16": np.int16,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "FP16": np.float16,
-    "FP32": np.float32,
-    "FP64": np.float64,
-    "BYTES": np.object_,
-}
 
 MODEL_SOURCE = f"""
 import time
@@ -108,51 +88,30 @@ MODELS = {
 }
 
 
-class Server:
+class Server(TritonServer):
     """A real Triton with the models, which may be held."""
-
-    def __init__(self, directory: Path, supervisor: Supervisor, ip: str) -> None:
-        self.address = f"{ip}:{triton.HTTP_PORT}"
-        self._gate = directory / "models" / "held"
-        for name, extra in MODELS.items():
-            version = directory / "models" / name / "1"
-            version.mkdir(parents=True)
-            (version / "model.py").write_text(MODEL_SOURCE)
-            (version.parent / "config.pbtxt").write_text(config(extra))
-        launch = triton.launch(directory / "models", ip)
-        log = directory / "triton.log"
-        process = supervisor.start("triton", launch.argv, env=launch.env, log=log)
-        process.wait_until(lambda: self._answers("/v2/health/live"), PATIENCE)
-        for name in MODELS:
-            assert self._answers(f"/v2/repository/models/{name}/load", b"{}")
 
     def hold(self) -> None:
         """Let whatever carries the mark wait."""
-        self._gate.touch()
+        (self.models / "held").touch()
 
     def release(self) -> None:
-        self._gate.unlink(missing_ok=True)
+        (self.models / "held").unlink(missing_ok=True)
 
     def work(self, model: str) -> tuple[int, int]:
         """Rows that the model has answered well so far, and batches, those that failed included."""
-        url = f"http://{self.address}/v2/models/{model}/stats"
-        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
-            (stats,) = json.load(answer)["model_stats"]
+        stats = self.statistics(model)
         failed = int(stats["inference_stats"]["fail"]["count"])
         return int(stats["inference_count"]), int(stats["execution_count"]) + failed
-
-    def _answers(self, path: str, data: bytes | None = None) -> bool:
-        try:
-            with urllib.request.urlopen(f"http://{self.address}{path}", data, timeout=PATIENCE):
-                return True
-        except OSError:
-            return False
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Supervisor() as supervisor, Subnet.claimed() as subnet:
-        yield Server(tmp_path_factory.mktemp("batcher"), supervisor, subnet.ip(1))
+    models = tmp_path_factory.mktemp("batcher") / "models"
+    for name, extra in MODELS.items():
+        lay_out(models, name, MODEL_SOURCE, config(extra))
+    with Server.running(models) as made:
+        yield made
 
 
 class Sidecar:
@@ -160,7 +119,7 @@ class Sidecar:
 
     def __init__(self, server: Server) -> None:
         self.runtimes = {name: ModelRuntime(name, "pod") for name in MODELS}
-        self.plane = DataPlane(self.runtimes, server.address)
+        self.plane = DataPlane(self.runtimes, server.http)
         self.address = f"127.0.0.1:{free_port()}"
         self._server = server
         self._revision = 0
@@ -168,7 +127,7 @@ class Sidecar:
     async def start(self) -> None:
         host, _, port = self.address.rpartition(":")
         await self.plane.start(host, int(port))
-        async with Triton(self._server.address) as client:
+        async with Triton(self._server.http) as client:
             for name, runtime in self.runtimes.items():
                 self.policy(name)
                 runtime.version_ready(await client.describe(name, 1))
@@ -235,7 +194,7 @@ async def through(sidecar: Sidecar) -> AsyncIterator[InferenceServerClient]:
 
 @pytest.fixture
 async def directly(server: Server) -> AsyncIterator[InferenceServerClient]:
-    client = InferenceServerClient(server.address)
+    client = InferenceServerClient(server.http)
     yield client
     await client.close()
 

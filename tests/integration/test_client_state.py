@@ -8,7 +8,6 @@ import json
 import threading
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,7 +16,7 @@ import pytest
 import tritonclient.grpc as over_grpc
 import tritonclient.http as over_http
 from test_data_plane import table
-from test_protocol import GRPC_PORT, PATIENCE, Server
+from triton_server import PATIENCE, TritonServer, lay_out
 from tritonclient.utils import InferenceServerException, shared_memory
 
 from tidegate_contract.table import Arm, LoadedVersion, Share
@@ -25,9 +24,7 @@ from tidegate_sidecar.core.runtime import ModelRuntime
 from tidegate_sidecar.shell.grpc_server import GrpcServer
 from tidegate_sidecar.shell.server import DataPlane
 from tidegate_sidecar.shell.triton import Triton
-from tidegate_tools import triton
-from tidegate_tools.addresses import Subnet, free_port
-from tidegate_tools.processes import Supervisor
+from tidegate_tools.addresses import free_port
 
 SUMS_SOURCE = """
 import numpy as np
@@ -89,31 +86,18 @@ KINDS = {"http": over_http, "grpc": over_grpc}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    models = tmp_path_factory.mktemp("client-state")
-    for name, source, text, versions in (
-        ("sums", SUMS_SOURCE, SUMS_CONFIG, "12"),
-        ("plain", PLAIN_SOURCE, PLAIN_CONFIG, "1"),
-    ):
-        for version in versions:
-            (models / name / version).mkdir(parents=True)
-            (models / name / version / "model.py").write_text(source)
-        (models / name / "config.pbtxt").write_text(text)
-    with Supervisor() as supervisor, Subnet.claimed() as subnet:
-        made = Server(subnet.ip(1))
-        launch = triton.launch(models, subnet.ip(1), grpc_port=GRPC_PORT)
-        log = Path(models) / "triton.log"
-        process = supervisor.start("triton", launch.argv, env=launch.env, log=log)
-        process.wait_until(lambda: made.get("/v2/health/live") is not None, PATIENCE)
-        for name in ("sums", "plain"):
-            assert made.get(f"/v2/repository/models/{name}/load", b"{}") is not None
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    models = tmp_path_factory.mktemp("client-state") / "models"
+    lay_out(models, "sums", SUMS_SOURCE, SUMS_CONFIG, versions=(1, 2))
+    lay_out(models, "plain", PLAIN_SOURCE, PLAIN_CONFIG)
+    with TritonServer.running(models) as made:
         yield made
 
 
 class Sidecar:
     """Both faces of one pod, with or without shared memory."""
 
-    def __init__(self, server: Server, *, shared: bool) -> None:
+    def __init__(self, server: TritonServer, *, shared: bool) -> None:
         self.runtimes = {
             name: ModelRuntime(name, "pod", shared_memory=shared) for name in ("sums", "plain")
         }
@@ -121,7 +105,7 @@ class Sidecar:
         self.face = GrpcServer(self.plane, self.runtimes, server.grpc, shared_memory=shared)
         self.http, self.grpc = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
 
-    async def start(self, server: Server) -> None:
+    async def start(self, server: TritonServer) -> None:
         await self.plane.start("127.0.0.1", int(self.http.rpartition(":")[2]))
         await self.face.start("127.0.0.1", int(self.grpc.rpartition(":")[2]))
         async with Triton(server.http) as client:
@@ -145,7 +129,7 @@ class Sidecar:
 
 
 @pytest.fixture(params=[True], ids=["shared"])
-async def sidecar(server: Server, request: pytest.FixtureRequest) -> AsyncIterator[Sidecar]:
+async def sidecar(server: TritonServer, request: pytest.FixtureRequest) -> AsyncIterator[Sidecar]:
     made = Sidecar(server, shared=request.param)
     await made.start(server)
     yield made
@@ -288,7 +272,7 @@ def _names(client: Any) -> list[str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_tensors_may_lie_in_shared_memory(
-    sidecar: Sidecar, server: Server, kind: str
+    sidecar: Sidecar, server: TritonServer, kind: str
 ) -> None:
     ours = await asyncio.to_thread(_with_regions, kind, sidecar.address(kind))
     theirs = await asyncio.to_thread(_with_regions, kind, getattr(server, kind))

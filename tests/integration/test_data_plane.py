@@ -7,44 +7,23 @@ import asyncio
 import copy
 import json
 import random
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import numpy as np
 import pytest
+from triton_server import PATIENCE, TYPES, TritonServer, lay_out
 from tritonclient.http.aio import InferenceServerClient, InferInput, InferRequestedOutput
 
 from tidegate_contract.table import Arm, BatchSettings, LoadedVersion, RoutingTable, Share
 from tidegate_sidecar.core.runtime import ModelRuntime
 from tidegate_sidecar.shell.server import DataPlane
 from tidegate_sidecar.shell.triton import Triton
-from tidegate_tools import triton
-from tidegate_tools.addresses import Subnet, free_port
-from tidegate_tools.processes import Process, Supervisor
+from tidegate_tools.addresses import free_port
 
-PATIENCE = 60.0
 RAISE, SLEEP = -1, -2
-
-TYPES: dict[str, Any] = {
-    "BOOL": np.bool_,
-    "UINT8": np.uint8,
-    "UINT16": np.uint16,
-    "UINT32": np.uint32,
-    "UINT64": np.uint64,
-    "INT8": np.int8,
-    "INT16": np.int16,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "FP16": np.float16,
-    "FP32": np.float32,
-    "FP64": np.float64,
-    "BYTES": np.object_,
-}
 
 MODEL_SOURCE = f"""
 import time
@@ -99,75 +78,28 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("datatype", TYPES)
 
 
-class Server:
-    """A real Triton that can be killed and started again."""
-
-    def __init__(self, directory: Path, supervisor: Supervisor, ip: str) -> None:
-        self.address = f"{ip}:{triton.HTTP_PORT}"
-        self._directory, self._supervisor, self._ip = directory, supervisor, ip
-        self._process: Process | None = None
-        for name, size in (("batched", 16), ("single", 0)):
-            version = directory / "models" / name / "1"
-            version.mkdir(parents=True)
-            (version / "model.py").write_text(MODEL_SOURCE)
-            (version.parent / "config.pbtxt").write_text(config(size))
-
-    @property
-    def alive(self) -> bool:
-        return bool(self._process and self._process.alive)
-
-    def kill(self) -> None:
-        assert self._process
-        self._process.kill()
-
-    def ensure(self) -> None:
-        """Start it where it does not run, with its models loaded."""
-        if self.alive:
-            return
-        launch = triton.launch(self._directory / "models", self._ip)
-        log = self._directory / "triton.log"
-        self._process = self._supervisor.start("triton", launch.argv, env=launch.env, log=log)
-        self._process.wait_until(lambda: self._answers("/v2/health/live"), PATIENCE)
-        for model in ("batched", "single"):
-            assert self._answers(f"/v2/repository/models/{model}/load", b"{}")
-
-    def executions(self, model: str) -> int:
-        """How many batches the model has run."""
-        url = f"http://{self.address}/v2/models/{model}/stats"
-        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
-            return int(json.load(answer)["model_stats"][0]["execution_count"])
-
-    def has(self, model: str, *, ready: bool) -> bool:
-        """Whether a model is ready, or is not."""
-        return self._answers(f"/v2/models/{model}/versions/1/ready") == ready
-
-    def _answers(self, path: str, data: bytes | None = None) -> bool:
-        try:
-            with urllib.request.urlopen(f"http://{self.address}{path}", data, timeout=PATIENCE):
-                return True
-        except (OSError, urllib.error.HTTPError):
-            return False
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Supervisor() as supervisor, Subnet.claimed() as subnet:
-        yield Server(tmp_path_factory.mktemp("data-plane"), supervisor, subnet.ip(1))
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    models = tmp_path_factory.mktemp("data-plane") / "models"
+    for name, size in (("batched", 16), ("single", 0)):
+        lay_out(models, name, MODEL_SOURCE, config(size))
+    with TritonServer.running(models) as made:
+        yield made
 
 
 class Sidecar:
     """The data plane of one pod with both models."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: TritonServer) -> None:
         self.runtimes = {name: ModelRuntime(name, "pod") for name in ("batched", "single")}
-        self.plane = DataPlane(self.runtimes, server.address)
+        self.plane = DataPlane(self.runtimes, server.http)
         self.address = f"127.0.0.1:{free_port()}"
         self._server = server
 
     async def start(self) -> None:
         host, _, port = self.address.rpartition(":")
         await self.plane.start(host, int(port))
-        async with Triton(self._server.address) as client:
+        async with Triton(self._server.http) as client:
             for name, runtime in self.runtimes.items():
                 runtime.apply(table(name))
                 runtime.version_ready(await client.describe(name, 1))
@@ -194,7 +126,7 @@ def table(model: str, **batch: Any) -> RoutingTable:
 
 
 @pytest.fixture
-async def sidecar(server: Server) -> AsyncIterator[Sidecar]:
+async def sidecar(server: TritonServer) -> AsyncIterator[Sidecar]:
     server.ensure()
     made = Sidecar(server)
     await made.start()
@@ -210,8 +142,8 @@ async def through(sidecar: Sidecar) -> AsyncIterator[InferenceServerClient]:
 
 
 @pytest.fixture
-async def directly(server: Server, sidecar: Sidecar) -> AsyncIterator[InferenceServerClient]:
-    client = InferenceServerClient(server.address)
+async def directly(server: TritonServer, sidecar: Sidecar) -> AsyncIterator[InferenceServerClient]:
+    client = InferenceServerClient(server.http)
     yield client
     await client.close()
 
@@ -301,10 +233,10 @@ async def test_several_tensors_and_labels(
     assert (labels[0]["FP32"] == labels[1]["FP32"]).all()
 
 
-async def test_a_body_without_json(sidecar: Sidecar, server: Server) -> None:
+async def test_a_body_without_json(sidecar: Sidecar, server: TritonServer) -> None:
     answers = []
     async with aiohttp.ClientSession() as session:
-        for address in (sidecar.address, server.address):
+        for address in (sidecar.address, server.http):
             # The model has many inputs, so both must refuse it.
             url = f"http://{address}/v2/models/batched/infer"
             fields = {"Inference-Header-Content-Length": "0"}
@@ -314,7 +246,7 @@ async def test_a_body_without_json(sidecar: Sidecar, server: Server) -> None:
 
 
 async def test_everybody_gets_their_own_rows_in_fewer_executions(
-    through: InferenceServerClient, server: Server
+    through: InferenceServerClient, server: TritonServer
 ) -> None:
     before = server.executions("batched")
 
@@ -332,7 +264,7 @@ async def test_everybody_gets_their_own_rows_in_fewer_executions(
 
 
 async def test_the_models_own_error_is_passed_on(
-    sidecar: Sidecar, server: Server, through: InferenceServerClient
+    sidecar: Sidecar, server: TritonServer, through: InferenceServerClient
 ) -> None:
     request = {
         "inputs": [
@@ -341,7 +273,7 @@ async def test_the_models_own_error_is_passed_on(
     }
     answers = []
     async with aiohttp.ClientSession() as session:
-        for address in (sidecar.address, server.address):
+        for address in (sidecar.address, server.http):
             url = f"http://{address}/v2/models/batched/infer"
             async with session.post(url, json=request) as answer:
                 answers.append((answer.status, "told to raise" in await answer.text()))
@@ -383,7 +315,7 @@ _X = {"name": "x_INT32", "datatype": "INT32", "shape": [1, 1, 2], "data": [1, 2]
     ],
 )
 async def test_a_clients_mistake_is_a_4xx_and_triton_never_sees_it(
-    sidecar: Sidecar, server: Server, body: bytes
+    sidecar: Sidecar, server: TritonServer, body: bytes
 ) -> None:
     before = server.executions("batched")
     async with (
@@ -423,7 +355,7 @@ def mutated(draw: random.Random) -> bytes:
 
 
 async def test_no_mutated_request_is_answered_5xx_or_ends_triton(
-    sidecar: Sidecar, server: Server
+    sidecar: Sidecar, server: TritonServer
 ) -> None:
     draw = random.Random(1)
     statuses: dict[int, int] = {}
@@ -462,7 +394,7 @@ async def until(condition: Callable[[], Any]) -> None:
 
 
 async def test_a_triton_that_dies_costs_its_requests_a_503_and_no_more(
-    sidecar: Sidecar, server: Server
+    sidecar: Sidecar, server: TritonServer
 ) -> None:
     asleep = {"inputs": [_X | {"data": [SLEEP, SLEEP]}]}
     async with aiohttp.ClientSession() as session:
@@ -487,12 +419,12 @@ async def test_a_triton_that_dies_costs_its_requests_a_503_and_no_more(
 
 
 async def test_a_version_that_triton_dropped_is_not_the_callers_mistake(
-    sidecar: Sidecar, server: Server
+    sidecar: Sidecar, server: TritonServer
 ) -> None:
     """Until the control side has seen it, requests still go there."""
     statuses = []
     async with aiohttp.ClientSession() as session:
-        control = f"http://{server.address}/v2/repository/models/single"
+        control = f"http://{server.http}/v2/repository/models/single"
         for verb in ("unload", "load"):
             async with session.post(f"{control}/{verb}", json={}) as answer:
                 assert answer.status == 200

@@ -91,10 +91,13 @@ def test_a_bad_version_is_rolled_back_and_then_nothing_more_is_written(world: Wo
     world.await_reasons("to-bad", "VersionLoaded", "TrafficWeightUpdated", "RolledBack")
     (event,) = [one for one in world.events("to-bad") if one["reason"] == "RolledBack"]
     assert event["type"] == "Warning"
-    time.sleep(1)  # what is still on its way
+    until(lambda: _quiet(world), "some seconds without a write")
+
+
+def _quiet(world: World) -> bool:
     before = _revisions(world)
     time.sleep(4)
-    assert _revisions(world) == before
+    return _revisions(world) == before
 
 
 def _revisions(world: World) -> dict[str, str]:

@@ -4,13 +4,9 @@ One Triton, asked both ways: over HTTP and gRPC, in every type, packed, in strea
 """
 
 import asyncio
-import json
 import time
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from operator import attrgetter, itemgetter
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -21,7 +17,8 @@ import tritonclient.grpc as sync_grpc
 import tritonclient.grpc.aio as aio_grpc
 import tritonclient.http as sync_http
 import tritonclient.http.aio as aio_http
-from test_data_plane import MODEL_SOURCE, TYPES, config, table, values
+from test_data_plane import MODEL_SOURCE, config, table, values
+from triton_server import PATIENCE, TYPES, TritonServer, lay_out
 from tritonclient.grpc import service_pb2 as messages
 from tritonclient.utils import InferenceServerException
 
@@ -29,12 +26,8 @@ from tidegate_sidecar.core.runtime import ModelRuntime
 from tidegate_sidecar.shell.grpc_server import GrpcServer
 from tidegate_sidecar.shell.server import DataPlane
 from tidegate_sidecar.shell.triton import Triton
-from tidegate_tools import triton
-from tidegate_tools.addresses import Subnet, free_port
-from tidegate_tools.processes import Supervisor
+from tidegate_tools.addresses import free_port
 
-PATIENCE = 60.0
-GRPC_PORT = 8001
 MODELS = ("batched", "single", "counting")
 
 COUNTING_SOURCE = """
@@ -61,60 +54,30 @@ instance_group [{ count: 1 kind: KIND_CPU }]
 """
 
 
-class Server:
-    """Where one real Triton listens."""
-
-    def __init__(self, ip: str) -> None:
-        self.http, self.grpc = f"{ip}:{triton.HTTP_PORT}", f"{ip}:{GRPC_PORT}"
-
-    def get(self, path: str, data: bytes | None = None) -> bytes | None:
-        """What it answers, None for an error."""
-        try:
-            with urllib.request.urlopen(f"http://{self.http}{path}", data, PATIENCE) as answer:
-                return bytes(answer.read())
-        except (OSError, urllib.error.HTTPError):
-            return None
-
-    def executions(self) -> int:
-        """How many batches it has run of the model that takes some."""
-        statistics = json.loads(self.get("/v2/models/batched/stats") or b"")
-        return int(statistics["model_stats"][0]["execution_count"])
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    models = tmp_path_factory.mktemp("protocol")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    models = tmp_path_factory.mktemp("protocol") / "models"
     for name, source, text in (
         ("batched", MODEL_SOURCE, config(16)),
         ("single", MODEL_SOURCE, config(0)),
         ("counting", COUNTING_SOURCE, COUNTING_CONFIG),
     ):
-        version = models / name / "1"
-        version.mkdir(parents=True)
-        (version / "model.py").write_text(source)
-        (version.parent / "config.pbtxt").write_text(text)
-    with Supervisor() as supervisor, Subnet.claimed() as subnet:
-        made = Server(subnet.ip(1))
-        launch = triton.launch(models, subnet.ip(1), grpc_port=GRPC_PORT)
-        log = Path(models) / "triton.log"
-        process = supervisor.start("triton", launch.argv, env=launch.env, log=log)
-        process.wait_until(lambda: made.get("/v2/health/live") is not None, PATIENCE)
-        for name in MODELS:
-            assert made.get(f"/v2/repository/models/{name}/load", b"{}") is not None
+        lay_out(models, name, source, text)
+    with TritonServer.running(models) as made:
         yield made
 
 
 class Sidecar:
     """Both faces of one pod."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: TritonServer) -> None:
         self.runtimes = {name: ModelRuntime(name, "pod") for name in MODELS}
         self.plane = DataPlane(self.runtimes, server.http)
         self.plane.health_ready = lambda: True
         self.face = GrpcServer(self.plane, self.runtimes, server.grpc)
         self.http, self.grpc = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
 
-    async def start(self, server: Server) -> None:
+    async def start(self, server: TritonServer) -> None:
         await self.plane.start("127.0.0.1", int(self.http.rpartition(":")[2]))
         await self.face.start("127.0.0.1", int(self.grpc.rpartition(":")[2]))
         async with Triton(server.http) as client:
@@ -128,7 +91,7 @@ class Sidecar:
 
 
 @pytest.fixture
-async def sidecar(server: Server) -> AsyncIterator[Sidecar]:
+async def sidecar(server: TritonServer) -> AsyncIterator[Sidecar]:
     made = Sidecar(server)
     await made.start(server)
     yield made
@@ -228,7 +191,7 @@ async def ask(client: str, addresses: Any, *arguments: Any, **options: Any) -> l
 @pytest.mark.parametrize("model", ["batched", "single"])
 @pytest.mark.parametrize("client", CLIENTS)
 async def test_every_type_comes_back_bit_by_bit(
-    sidecar: Sidecar, server: Server, client: str, model: str
+    sidecar: Sidecar, server: TritonServer, client: str, model: str
 ) -> None:
     cases: list[dict[str, Any]] = [{name: values(name, (3, 5, 2))} for name in TYPES]
     cases.append({name: values(name, (2, 3, 2), seed=1) for name in TYPES})
@@ -241,7 +204,7 @@ async def test_every_type_comes_back_bit_by_bit(
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-async def test_options_mean_the_same(sidecar: Sidecar, server: Server, client: str) -> None:
+async def test_options_mean_the_same(sidecar: Sidecar, server: TritonServer, client: str) -> None:
     given = {"FP32": values("FP32", (2, 3, 2)), "INT64": values("INT64", (2, 3, 2))}
     options: list[dict[str, Any]] = [
         {"classes": 2},
@@ -264,7 +227,7 @@ async def test_options_mean_the_same(sidecar: Sidecar, server: Server, client: s
         assert ours == await ask(client, server, "batched", given, **one), one
 
 
-async def test_large_bodies_packed(sidecar: Sidecar, server: Server) -> None:
+async def test_large_bodies_packed(sidecar: Sidecar, server: TritonServer) -> None:
     """Beyond what is coded at once."""
     given = {"FP64": np.arange(20_000.0).reshape(1, -1, 2)}
     for coding in ("gzip", "deflate"):
@@ -275,7 +238,9 @@ async def test_large_bodies_packed(sidecar: Sidecar, server: Server) -> None:
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-async def test_errors_are_of_the_same_kind(sidecar: Sidecar, server: Server, client: str) -> None:
+async def test_errors_are_of_the_same_kind(
+    sidecar: Sidecar, server: TritonServer, client: str
+) -> None:
     good = {"INT32": values("INT32", (1, 1, 2))}
     cases: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         ("nobody", good, {}),
@@ -298,9 +263,9 @@ async def test_errors_are_of_the_same_kind(sidecar: Sidecar, server: Server, cli
             assert statuses[0] == statuses[1], (model, options)
 
 
-async def test_both_faces_share_batches(sidecar: Sidecar, server: Server) -> None:
+async def test_both_faces_share_batches(sidecar: Sidecar, server: TritonServer) -> None:
     given = [{"INT32": np.full((1, 1, 2), i, np.int32)} for i in range(8)]
-    before = server.executions()
+    before = server.executions("batched")
     sidecar.plane._set_held(held=True)
     asked = []
     for i, one in enumerate(given):
@@ -312,12 +277,12 @@ async def test_both_faces_share_batches(sidecar: Sidecar, server: Server) -> Non
         (_, (_, _, content)) = await pending
         assert content == one["INT32"].tobytes()
     # They came by turns, so whatever shares a batch is of both faces.
-    assert server.executions() - before < len(given)
+    assert server.executions("batched") - before < len(given)
 
 
 @pytest.mark.parametrize("by", ["client", "deadline"])
-async def test_who_goes_leaves_the_queue(sidecar: Sidecar, server: Server, by: str) -> None:
-    before = server.executions()
+async def test_who_goes_leaves_the_queue(sidecar: Sidecar, server: TritonServer, by: str) -> None:
+    before = server.executions("batched")
     sidecar.plane._set_held(held=True)
     request = messages.ModelInferRequest(model_name="batched")
     request.inputs.add(name="x_INT32", datatype="INT32", shape=[1, 1, 2])
@@ -333,10 +298,10 @@ async def test_who_goes_leaves_the_queue(sidecar: Sidecar, server: Server, by: s
         sidecar.plane._set_held(held=False)
         expected = grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED
         assert await pending.code() is expected[by == "deadline"]
-    assert server.executions() == before
+    assert server.executions("batched") == before
 
 
-async def test_questions_are_answered_alike(sidecar: Sidecar, server: Server) -> None:
+async def test_questions_are_answered_alike(sidecar: Sidecar, server: TritonServer) -> None:
     answers = []
     for address in (sidecar.grpc, server.grpc):
         async with aio_grpc.InferenceServerClient(address) as client:
@@ -384,7 +349,7 @@ def count_up_to(address: str, counts: Sequence[int], version: str) -> list[Any]:
     return sorted(result.get_response().SerializeToString() for result, _ in found)
 
 
-async def test_streams_of_a_decoupled_model(sidecar: Sidecar, server: Server) -> None:
+async def test_streams_of_a_decoupled_model(sidecar: Sidecar, server: TritonServer) -> None:
     counts = [3, 0, 5]
     ours = await asyncio.to_thread(count_up_to, sidecar.grpc, counts, "")
     assert len(ours) == sum(counts) + len(counts)
@@ -392,7 +357,7 @@ async def test_streams_of_a_decoupled_model(sidecar: Sidecar, server: Server) ->
     assert sidecar.runtimes["counting"].direct_at
 
 
-async def test_draining_answers_both_faces(server: Server) -> None:
+async def test_draining_answers_both_faces(server: TritonServer) -> None:
     sidecar = Sidecar(server)
     await sidecar.start(server)
     given = {"INT32": values("INT32", (1, 1, 2))}

@@ -6,11 +6,11 @@ Version 1 doubles what it is given. Version 2 does so too, but for what the valu
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from triton_server import PATIENCE, TritonServer, lay_out
 
 from tidegate_contract.table import (
     Arm,
@@ -26,11 +26,8 @@ from tidegate_sidecar.core.runtime import ModelRuntime
 from tidegate_sidecar.shell.metrics import render
 from tidegate_sidecar.shell.server import DataPlane
 from tidegate_sidecar.shell.triton import Triton
-from tidegate_tools import triton
-from tidegate_tools.addresses import Subnet, free_port
-from tidegate_tools.processes import Process, Supervisor
+from tidegate_tools.addresses import free_port
 
-PATIENCE = 60.0
 AGREE, CLOSE, DIFFER, RAISE, SHAPE, HANG = range(6)
 VALUES = DisagreementCheck(id="values@1", tolerance=0.01)
 ARGMAX = DisagreementCheck(id="argmax@1", tolerance=0.0, compare="Argmax", baseline=True)
@@ -86,54 +83,19 @@ instance_group [{ count: 1 kind: KIND_CPU }]
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("shadow")
-    for version in (1, 2):
-        folder = made / "models" / "m" / str(version)
-        folder.mkdir(parents=True)
-        (folder / "model.py").write_text(MODEL)
-    (made / "models" / "m" / "config.pbtxt").write_text(CONFIG)
-    return made
-
-
-class Server:
-    """A real Triton that can be started again."""
-
-    def __init__(self, directory: Path, supervisor: Supervisor, ip: str) -> None:
-        self.address = f"{ip}:{triton.HTTP_PORT}"
-        self._directory, self._supervisor, self._ip = directory, supervisor, ip
-        self.process: Process | None = None
-
-    async def ensure(self) -> None:
-        """Start it where it does not run, with both versions loaded."""
-        if self.process and self.process.alive:
-            return
-        launch = triton.launch(self._directory / "models", self._ip)
-        log = self._directory / "triton.log"
-        self.process = self._supervisor.start("triton", launch.argv, env=launch.env, log=log)
-        url = f"http://{self.address}/v2"
-        async with aiohttp.ClientSession() as session, asyncio.timeout(PATIENCE):
-            while True:
-                try:
-                    async with session.post(f"{url}/repository/models/m/load", json={}) as answer:
-                        assert answer.status == 200, await answer.text()
-                        return
-                except aiohttp.ClientConnectionError:
-                    await asyncio.sleep(0.1)
-
-
-@pytest.fixture(scope="module")
-def server(directory: Path) -> Iterator[Server]:
-    with Supervisor() as supervisor, Subnet.claimed() as subnet:
-        yield Server(directory, supervisor, subnet.ip(1))
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    models = tmp_path_factory.mktemp("shadow") / "models"
+    lay_out(models, "m", MODEL, CONFIG, versions=(1, 2))
+    with TritonServer.running(models) as made:
+        yield made
 
 
 class Sidecar:
     """The data plane of one pod, with a mirror on."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: TritonServer) -> None:
         self.runtime = ModelRuntime("m", "pod")
-        self.plane = DataPlane({"m": self.runtime}, server.address)
+        self.plane = DataPlane({"m": self.runtime}, server.http)
         self.address = f"127.0.0.1:{free_port()}"
         self._server = server
         self.session: aiohttp.ClientSession
@@ -143,7 +105,7 @@ class Sidecar:
         await self.plane.start(host, int(port))
         self.runtime.apply(table())
         self.runtime.mirror.pairs.wanted = True
-        async with Triton(self._server.address) as client:
+        async with Triton(self._server.http) as client:
             for version in (1, 2):
                 self.runtime.version_ready(await client.describe("m", version))
         self.session = aiohttp.ClientSession()
@@ -203,8 +165,8 @@ def table(revision: int = 1, *, mirror: int | None = 2) -> RoutingTable:
 
 
 @pytest.fixture
-async def sidecar(server: Server) -> AsyncIterator[Sidecar]:
-    await server.ensure()
+async def sidecar(server: TritonServer) -> AsyncIterator[Sidecar]:
+    await asyncio.to_thread(server.ensure)
     made = Sidecar(server)
     await made.start()
     yield made
@@ -309,25 +271,24 @@ async def test_a_mirror_that_ends_under_load(sidecar: Sidecar) -> None:
 
 
 async def test_callers_are_answered_while_the_canary_hangs(
-    sidecar: Sidecar, directory: Path
+    sidecar: Sidecar, server: TritonServer
 ) -> None:
     for value in [HANG] + [AGREE] * 30:
         await sidecar.ask(value)
     assert sidecar.mirrored == {}
-    (directory / "models" / "m" / "released").touch()
+    (server.models / "m" / "released").touch()
     assert await sidecar.settle(31) == {"agreed": 31}
 
 
 async def test_a_triton_that_dies_with_a_copy_in_flight(
-    sidecar: Sidecar, server: Server, directory: Path
+    sidecar: Sidecar, server: TritonServer
 ) -> None:
-    (directory / "models" / "m" / "released").unlink(missing_ok=True)
+    (server.models / "m" / "released").unlink(missing_ok=True)
     await sidecar.ask(HANG)
     await until(lambda: sidecar.runtime.in_use(2, 0.0))
-    assert server.process
-    server.process.kill()
+    server.kill()
     assert await sidecar.settle(1) == {"failed": 1}
-    await server.ensure()
+    await asyncio.to_thread(server.ensure)
     await sidecar.ask(AGREE)
     assert await sidecar.settle(2) == {"failed": 1, "agreed": 1}
     assert sidecar.counted(ERRORS.id) == (2, 1)

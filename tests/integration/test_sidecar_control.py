@@ -159,7 +159,7 @@ class TritonServer:
     def versions(self, model: str) -> set[int]:
         """The versions that are ready, by its own word."""
         url = f"http://{self.ip}:{triton.HTTP_PORT}/v2/repository/index"
-        rows = requests.post(url, timeout=5).json()
+        rows = requests.post(url, timeout=PATIENCE).json()
         return {
             int(row["version"])
             for row in rows
@@ -173,7 +173,7 @@ class TritonServer:
     def batches(self, model: str, version: int) -> int:
         """How many batches a version has run since it was loaded, by its own word."""
         url = f"http://{self.ip}:{triton.HTTP_PORT}/v2/models/{model}/versions/{version}/stats"
-        (row,) = requests.get(url, timeout=5).json()["model_stats"]
+        (row,) = requests.get(url, timeout=PATIENCE).json()["model_stats"]
         return int(row["execution_count"])
 
 
@@ -261,11 +261,12 @@ class Sidecar:
         return self._log.read_text()
 
     def readiness(self) -> tuple[int, str]:
-        answer = requests.get(f"{self.admin}/readyz", timeout=5)
+        answer = requests.get(f"{self.admin}/readyz", timeout=PATIENCE)
         return answer.status_code, answer.text
 
     def acknowledged(self) -> Acknowledgement:
-        report = acknowledgement.decode(requests.get(f"{self.admin}/routing", timeout=5).content)
+        answer = requests.get(f"{self.admin}/routing", timeout=PATIENCE)
+        report = acknowledgement.decode(answer.content)
         assert (report.pod, report.pod_uid) == ("triton-0", POD_UID)
         return report.models[self.model]
 
@@ -289,15 +290,15 @@ class Sidecar:
         values = {"name": "X", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
         url = f"{self.url}/v2/models/{self.model}{path}/infer"
         headers = {"x-user": user} if user else {}
-        return requests.post(url, json={"inputs": [values]}, headers=headers, timeout=10)
+        return requests.post(url, json={"inputs": [values]}, headers=headers, timeout=PATIENCE)
 
     def feed_back(self, entries: Any) -> requests.Response:
         url = f"{self.url}/v2/models/{self.model}/feedback"
-        return requests.post(url, json=entries, timeout=10)
+        return requests.post(url, json=entries, timeout=PATIENCE)
 
     def metrics(self) -> dict[str, float]:
         """By name and labels as they are written."""
-        lines = requests.get(f"{self.admin}/metrics", timeout=5).text.splitlines()
+        lines = requests.get(f"{self.admin}/metrics", timeout=PATIENCE).text.splitlines()
         rows = (line.rpartition(" ") for line in lines if not line.startswith("#"))
         return {name: float(value) for name, _, value in rows}
 
@@ -402,7 +403,7 @@ def sidecar(server: TritonServer, model: str, tmp_path: Path) -> Iterator[Sideca
     yield made
     made.stop()
     url = f"http://{server.ip}:{triton.HTTP_PORT}/v2/repository/models/{model}/unload"
-    requests.post(url, json={}, timeout=5)
+    requests.post(url, json={}, timeout=PATIENCE)
 
 
 def test_a_pod_becomes_ready_with_its_table_and_its_versions(
@@ -815,7 +816,7 @@ def test_pairs_of_shadows_are_kept_while_there_is_a_token(
 ) -> None:
     def pairs(token: str) -> requests.Response:
         url = f"{sidecar.admin}/pairs?model={sidecar.model}"
-        return requests.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=10)
+        return requests.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=PATIENCE)
 
     mirrored = msgspec.structs.replace(
         tables.make(1, 1, others={2: None}),
@@ -849,7 +850,7 @@ def test_a_model_without_a_table_is_left_alone(
 ) -> None:
     server.models.add("bystander", 1, 2)
     loaded = f"http://{server.ip}:{triton.HTTP_PORT}/v2/repository/models/bystander/load"
-    requests.post(loaded, json={}, timeout=60).raise_for_status()
+    requests.post(loaded, json={}, timeout=PATIENCE).raise_for_status()
     tables.put(tables.make(1, 1))
     sidecar.start(kubeconfig=kubeconfig)
     sidecar.until_ready(1, 1)
@@ -872,7 +873,7 @@ def test_triton_is_killed_and_comes_back_with_the_right_versions(
     sidecar.until_ready(2, 2, 3)
     eventually(lambda: sidecar.readiness()[0] == 200, "ready")
     assert server.versions(sidecar.model) == {2, 3}
-    metrics = requests.get(f"{sidecar.admin}/metrics", timeout=5).text
+    metrics = requests.get(f"{sidecar.admin}/metrics", timeout=PATIENCE).text
     assert f'tidegate_triton_restarts_total{{model="{sidecar.model}"}} 1.0' in metrics
 
 

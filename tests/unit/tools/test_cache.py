@@ -48,7 +48,8 @@ def test_makers_at_once_make_it_once() -> None:
 
     def make(into: Path) -> None:
         made.append(into)
-        time.sleep(0.2)
+        while not waited:
+            time.sleep(0.01)
         (into / "file").write_text("whole")
 
     def ask() -> None:
