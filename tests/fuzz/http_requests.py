@@ -35,10 +35,25 @@ class Transport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.written = bytearray()
+        self.protocol: asyncio.BaseProtocol | None = None
         self.closed = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.written += data
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+
+    def feed(self, data: bytes) -> None:
+        """As an event loop would, whatever protocol it has at the time."""
+        while data and isinstance(self.protocol, asyncio.BufferedProtocol):
+            room = memoryview(self.protocol.get_buffer(-1))
+            count = min(len(room), len(data))
+            room[:count] = data[:count]
+            data = data[count:]
+            self.protocol.buffer_updated(count)
+        if data and isinstance(self.protocol, asyncio.Protocol):
+            self.protocol.data_received(data)
 
     def is_closing(self) -> bool:
         return self.closed
@@ -114,8 +129,9 @@ def main() -> None:
 
     async def talk(data: bytes) -> Transport:
         transport, connection = Transport(), Connection(plane)
+        transport.set_protocol(connection)
         connection.connection_made(transport)
-        connection.data_received(data)
+        transport.feed(data)
         for _ in range(20):
             await asyncio.sleep(0)
         connection.connection_lost(None)

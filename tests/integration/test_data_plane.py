@@ -233,6 +233,16 @@ async def test_several_tensors_and_labels(
     assert (labels[0]["FP32"] == labels[1]["FP32"]).all()
 
 
+async def test_large_tensors_and_small_ones_in_turn(through: InferenceServerClient) -> None:
+    sizes = [200_000, 1, 70_000, 30_000, 200_000]
+    for binary in (True, False):
+        given = [np.arange(2 * size, dtype=np.int32).reshape(1, size, 2) for size in sizes]
+        asked = [ask(through, "batched", {"INT32": one}, binary=binary) for one in given]
+        found = await asyncio.gather(*asked)
+        for one, answer in zip(given, found, strict=True):
+            assert np.array_equal(answer["INT32"], one)
+
+
 async def test_a_body_without_json(sidecar: Sidecar, server: TritonServer) -> None:
     answers = []
     async with aiohttp.ClientSession() as session:

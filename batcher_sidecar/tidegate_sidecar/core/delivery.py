@@ -26,7 +26,7 @@ from tidegate_sidecar.core.exchange import (
 )
 from tidegate_sidecar.core.pending import Pending
 from tidegate_sidecar.core.refusal import Refusal, lost
-from tidegate_sidecar.core.request import Buffer
+from tidegate_sidecar.core.request import Buffer, Octets, octets
 from tidegate_sidecar.core.slices import Slices
 
 Result = Answer | Refusal
@@ -62,7 +62,7 @@ class Delivery:
         return request_json(group, batch.rows, tuple(sorted(names)), sizes), buffers
 
     def complete(
-        self, batch: Batch, status: int, json_length: int | None, body: bytes
+        self, batch: Batch, status: int, json_length: int | None, body: Octets
     ) -> list[Result | None]:
         """Read Triton's answer to a batch: one result for each member, in their order.
 
@@ -72,7 +72,7 @@ class Delivery:
             return self.fail(batch, error(status, body))
         if batch.members[0].decoded.passed:
             data = [] if json_length is None else [memoryview(body)[json_length:]]
-            return [Answer(body[:json_length], data, binary=json_length is not None)]
+            return [Answer(octets(body, json_length), data, binary=json_length is not None)]
         try:
             splitter = self.splitter(batch, json_length, body)
             if batch.sliced:
@@ -95,7 +95,7 @@ class Delivery:
         return [refusal] * len(batch.members)
 
     def tensors(
-        self, batch: Batch, json_length: int | None, body: bytes
+        self, batch: Batch, json_length: int | None, body: Octets
     ) -> list[Tensors | Refusal]:
         """Read Triton's answer to a batch: what each member asked for, in their order."""
         try:
@@ -105,7 +105,7 @@ class Delivery:
             refusal = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, str(bad))
             return [refusal] * len(batch.members)
 
-    def splitter(self, batch: Batch, json_length: int | None, body: bytes) -> Splitter:
+    def splitter(self, batch: Batch, json_length: int | None, body: Octets) -> Splitter:
         """Read the JSON of an answer.
 
         Raises:
@@ -113,7 +113,7 @@ class Delivery:
         """
         cut = len(body) if json_length is None else json_length
         label = b'"model_name":"%b","model_version":"%d"' % (self._model, batch.version)
-        return Splitter(label, read_reply(body[:cut]), memoryview(body)[cut:], batch.rows)
+        return Splitter(label, read_reply(octets(body, cut)), memoryview(body)[cut:], batch.rows)
 
     def _add(self, batch: Batch, splitter: Splitter) -> Result | None:
         """Take in what was answered to some rows.
@@ -158,7 +158,7 @@ def part(pending: Pending) -> Part:
     return Part(pending.rows, pending.plan.call.outputs, pending.decoded.id)
 
 
-def error(status: int, body: bytes) -> Refusal:
+def error(status: int, body: Octets) -> Refusal:
     """Triton's error as its callers get it."""
     try:
         message = msgspec.json.decode(body, type=dict[str, str])["error"]

@@ -34,6 +34,7 @@ import msgspec
 from tidegate_contract.table import Experiment, Outcome, RoutingTable
 from tidegate_sidecar.core import tokens
 from tidegate_sidecar.core.refusal import Refusal, malformed, too_large, unavailable
+from tidegate_sidecar.core.request import Octets
 from tidegate_sidecar.core.tokens import ARMS, ForgedError, Subject, Token
 
 MAX_BYTES: Final = 2**20
@@ -220,7 +221,7 @@ class Feedback:
         self.issued[counted] = self.issued.get(counted, 0) + 1
         return tokens.write(Token(subject, self._issuer, self._number, self._tag), self._key)
 
-    def take(self, body: bytes, now: float) -> Receipt:
+    def take(self, body: Octets, now: float) -> Receipt:
         """Count what a client reports: one object, or a list of them. ``now``: epoch seconds.
 
         Raises:
@@ -241,7 +242,7 @@ class Feedback:
                 refused.append(Refused(index, error.reason))
         return Receipt(len(entries) - len(refused), refused)
 
-    def _open(self, body: bytes) -> tuple[bytes, list[msgspec.Raw]]:
+    def _open(self, body: Octets) -> tuple[bytes, list[msgspec.Raw]]:
         if self.experiment is None:
             raise Refusal(HTTPStatus.CONFLICT, "no test is running that takes feedback")
         if self._key is None:

@@ -14,6 +14,7 @@ import msgspec
 from tidegate_sidecar.core import tensors
 from tidegate_sidecar.core.compare import Tensor, Tensors, values
 from tidegate_sidecar.core.refusal import Refusal
+from tidegate_sidecar.core.request import Buffer
 from tidegate_sidecar.core.shadows import Shadow
 
 MOST: Final = 32
@@ -95,9 +96,7 @@ def _cut_answer(answer: Tensors) -> list[_Cut]:
     return _cut(found, ANSWER_BYTES)
 
 
-def _cut(
-    found: Iterable[tuple[str, str, Sequence[int], bytes | memoryview]], room: int
-) -> list[_Cut]:
+def _cut(found: Iterable[tuple[str, str, Sequence[int], Buffer]], room: int) -> list[_Cut]:
     kept = []
     for name, datatype, shape, data in found:
         kept.append(_Cut(name, datatype, shape, bytes(data[:room]), whole=len(data) <= room))

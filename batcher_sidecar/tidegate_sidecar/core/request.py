@@ -40,7 +40,9 @@ _REGION: Final = "shared_memory_region"
 _REGION_BYTES: Final = "shared_memory_byte_size"
 _REGION_OFFSET: Final = "shared_memory_offset"
 
-Buffer = bytes | memoryview
+Octets = bytes | bytearray
+"""A whole body: large ones are received in place."""
+Buffer = Octets | memoryview
 
 
 class Input(NamedTuple):
@@ -159,7 +161,7 @@ class Decoder:
         self._shared_memory = shared_memory
         self._remembered: dict[bytes, Decoded] = {}
 
-    def decode(self, body: bytes, header_length: int | None) -> tuple[Decoded, int]:
+    def decode(self, body: Octets, header_length: int | None) -> tuple[Decoded, int]:
         """Read a body; returns it with the place where its binary data begins.
 
         ``header_length``: bytes of JSON before the binary data; None: all is JSON; 0: no JSON.
@@ -175,7 +177,7 @@ class Decoder:
             raise malformed(f"Inference-Header-Content-Length {start} is beyond the body's end")
         if start > MAX_JSON_BYTES:
             raise too_large(f"more than {MAX_JSON_BYTES} bytes of JSON")
-        header = body[:start]
+        header = octets(body, start)
         decoded = self._remembered.get(header)
         if decoded is None:
             decoded = _decode(header, shared_memory=self._shared_memory)
@@ -189,6 +191,11 @@ class Decoder:
                 f"add up to {decoded.binary_bytes}"
             )
         return decoded, start
+
+
+def octets(body: Octets, end: int | None) -> bytes:
+    """The beginning of a body, as something that can be remembered."""
+    return body[:end] if isinstance(body, bytes) else bytes(memoryview(body)[:end])
 
 
 def _decode(header: bytes, *, shared_memory: bool) -> Decoded:
@@ -381,7 +388,7 @@ class Plan:
         """Bytes of all buffers; None: it depends on the values."""
         return sum(one.size or 0 for one in self.call.inputs) if self._plain else None
 
-    def take(self, decoded: Decoded, body: bytes, start: int) -> list[Buffer]:
+    def take(self, decoded: Decoded, body: Octets, start: int) -> list[Buffer]:
         """Cut a body into one buffer for each of the group's inputs.
 
         Raises:

@@ -31,7 +31,15 @@ from tidegate_sidecar.core.mirror import Found, Mirror
 from tidegate_sidecar.core.pending import Pending
 from tidegate_sidecar.core.profile import Profile
 from tidegate_sidecar.core.refusal import Refusal, Unserved, late, unavailable
-from tidegate_sidecar.core.request import Buffer, Call, Decoded, Decoder, Plan, unsigned_header
+from tidegate_sidecar.core.request import (
+    Buffer,
+    Call,
+    Decoded,
+    Decoder,
+    Octets,
+    Plan,
+    unsigned_header,
+)
 from tidegate_sidecar.core.retry import Retries
 from tidegate_sidecar.core.routing import Router, default_arm
 from tidegate_sidecar.core.sequences import Pin, Sequences, Step, step_of
@@ -172,7 +180,7 @@ class ModelRuntime:
     def submit(
         self,
         caller: Any,
-        body: bytes,
+        body: Octets,
         *,
         json_length: int | None,
         version: int | None,
@@ -368,7 +376,7 @@ class ModelRuntime:
         return self._delivery.encode(batch)
 
     def complete(
-        self, batch: Batch, status: int, json_length: int | None, body: bytes
+        self, batch: Batch, status: int, json_length: int | None, body: Octets
     ) -> list[Result | None]:
         """Read Triton's answer to a batch: one result for each member, in their order.
 
@@ -476,7 +484,7 @@ class ModelRuntime:
         self,
         batch: Batch,
         json_length: int | None,
-        body: bytes,
+        body: Octets,
         results: Sequence[Result | None],
         now: float,
     ) -> None:
@@ -501,7 +509,7 @@ class ModelRuntime:
             row += pending.rows
 
     def complete_shadows(
-        self, batch: Batch, status: int, json_length: int | None, body: bytes
+        self, batch: Batch, status: int, json_length: int | None, body: Octets
     ) -> list[Tensors | Refusal]:
         """Read Triton's answer to a batch of copies: one result for each, in their order."""
         if status != HTTPStatus.OK:

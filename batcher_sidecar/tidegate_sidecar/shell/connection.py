@@ -16,7 +16,8 @@ from typing import Final, Protocol, cast
 import msgspec
 
 from tidegate_sidecar.core.refusal import Refusal
-from tidegate_sidecar.core.request import Buffer
+from tidegate_sidecar.core.request import Buffer, Octets
+from tidegate_sidecar.shell.body import LARGE_BYTES, Body, Owner
 from tidegate_sidecar.shell.coding import AT_ONCE_BYTES, WORTH_BYTES, Inflater, compress
 from tidegate_sidecar.shell.http import (
     HEAD_END,
@@ -67,7 +68,7 @@ class Handler(Protocol):
     connections: "set[Connection]"
     read_head: Callable[[bytes], RequestHead]
 
-    def handle(self, connection: Caller, head: RequestHead, body: bytes) -> None:
+    def handle(self, connection: Caller, head: RequestHead, body: Octets) -> None:
         """See that the caller gets one ``respond`` or ``refuse``, now or later.
 
         Raises:
@@ -75,7 +76,7 @@ class Handler(Protocol):
         """
 
 
-class Connection(asyncio.Protocol):
+class Connection(Owner):
     """A client's connection. ``cancel``: what to call when the client goes before its answer."""
 
     def __init__(self, handler: Handler) -> None:
@@ -87,6 +88,7 @@ class Connection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._missing = 0
         self._chunked: ChunkedBody | None = None
+        self._large: Body | None = None
         self._answering = False
         self._paused = False
         self._advancing = False
@@ -145,6 +147,8 @@ class Connection(asyncio.Protocol):
             return None
         if self._chunked:
             return self._chunked.size
+        if self._large:
+            return self._large.missing
         if self._head:
             return self._missing
         return len(self._rest) or None
@@ -287,8 +291,17 @@ class Connection(asyncio.Protocol):
         self._missing = head.length or 0
         if head.expects and end == len(rest):
             self._transport.write(_CONTINUE)
-        self._receive_body(head, rest[end:])
+        if head.length is not None and end + head.length - len(rest) >= LARGE_BYTES:
+            self._large = Body(self._transport, self, head.length, rest[end:])
+        else:
+            self._receive_body(head, rest[end:])
         return True
+
+    def body_received(self, body: bytearray) -> None:
+        """A large body is there."""
+        self._large = None
+        if self._head is not None and not self._lingering:
+            self._dispatch(self._head, body)
 
     def _receive_body(self, head: RequestHead, data: bytes) -> None:
         if self._chunked is not None:
@@ -318,7 +331,7 @@ class Connection(asyncio.Protocol):
         self._rest = b""
         self.refuse(refusal, close=True)
 
-    def _dispatch(self, head: RequestHead, body: bytes) -> None:
+    def _dispatch(self, head: RequestHead, body: Octets) -> None:
         self._answering = True
         self._progress = None
         if head.coding:
@@ -326,7 +339,7 @@ class Connection(asyncio.Protocol):
         else:
             self._handle(head, body)
 
-    def _unpack(self, head: RequestHead, body: bytes) -> None:
+    def _unpack(self, head: RequestHead, body: Octets) -> None:
         inflater = Inflater(body, head.coding, MAX_BODY_BYTES)
         try:
             if inflater.unpack(AT_ONCE_BYTES):
@@ -355,7 +368,7 @@ class Connection(asyncio.Protocol):
 
         self._coding = asyncio.get_running_loop().create_task(guarded())
 
-    def _handle(self, head: RequestHead, body: bytes) -> None:
+    def _handle(self, head: RequestHead, body: Octets) -> None:
         try:
             self._handler.handle(self, head, body)
         except Refusal as refusal:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, cast
 
 from tidegate_sidecar.core.refusal import Refusal, lost, unavailable
-from tidegate_sidecar.core.request import Buffer
+from tidegate_sidecar.core.request import Buffer, Octets
+from tidegate_sidecar.shell.body import LARGE_BYTES, Body, Owner
 from tidegate_sidecar.shell.http import (
     HEAD_END,
     JOIN_BYTES,
@@ -29,7 +30,7 @@ class Response(NamedTuple):
     status: int
     json_length: int | None
     content_type: str
-    body: bytes
+    body: Octets
 
 
 Done = Callable[[Response | Refusal], None]
@@ -45,7 +46,7 @@ def infer_request(host: str, path: str, json: bytes, buffers: Sequence[Buffer]) 
     return [head.encode(), json, *buffers]
 
 
-def plain_request(host: str, method: str, path: str, body: bytes) -> list[Buffer]:
+def plain_request(host: str, method: str, path: str, body: Octets) -> list[Buffer]:
     """Write any other request."""
     head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
     return [head.encode(), body]
@@ -127,7 +128,7 @@ class Pool:
             self._idle.remove(connection)
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(Owner):
     def __init__(self, pool: Pool, generation: int) -> None:
         self.generation = generation
         self._pool = pool
@@ -157,13 +158,25 @@ class _Connection(asyncio.Protocol):
             data = self._read_head(b"".join((*self._parts, data)))
             if self._head is None:
                 return
-        self._parts.append(data)
         self._missing -= len(data)
+        if self._missing >= LARGE_BYTES and not self._parts:
+            Body(self._transport, self, self._missing + len(data), data)
+            return
+        self._parts.append(data)
         if self._missing > 0:
             return
+        if self._missing < 0:
+            self._fail("the model server sent more than an answer")
+            return
+        self._answered(data if len(self._parts) == 1 else b"".join(self._parts))
+
+    def body_received(self, body: bytearray) -> None:
+        """The body of a large answer is there."""
+        self._answered(body)
+
+    def _answered(self, body: Octets) -> None:
         head = self._head
-        body = data if len(self._parts) == 1 else b"".join(self._parts)
-        if self._missing < 0 or self._done is None:
+        if head is None or self._done is None:
             self._fail("the model server sent more than an answer")
             return
         self._head = None

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tidegate_sidecar.core.refusal import Refusal
+from tidegate_sidecar.core.request import Octets
 from tidegate_sidecar.shell.connection import Caller, Connection, Watch
 from tidegate_sidecar.shell.http import Memory, RequestHead, read_request_head
 
@@ -17,13 +18,14 @@ LINE = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\n"
 
 
 class Transport(asyncio.Transport):
-    """Keeps what is written; the client reads it where it is told to."""
+    """Keeps what is written; the client reads it where it is told to. ``feed``: what it sends."""
 
     def __init__(self) -> None:
         super().__init__()
         self.written = b""
         self.unread = 0
         self.closed = self.ended = self.aborted = self.paused = False
+        self.protocol: asyncio.BaseProtocol | None = None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self.closed
@@ -56,6 +58,20 @@ class Transport(asyncio.Transport):
     def resume_reading(self) -> None:
         self.paused = False
 
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+
+    def feed(self, data: bytes) -> None:
+        """As an event loop would, whatever protocol it has at the time."""
+        while data and isinstance(self.protocol, asyncio.BufferedProtocol):
+            room = memoryview(self.protocol.get_buffer(-1))
+            count = min(len(room), len(data))
+            room[:count] = data[:count]
+            data = data[count:]
+            self.protocol.buffer_updated(count)
+        if data and isinstance(self.protocol, asyncio.Protocol):
+            self.protocol.data_received(data)
+
 
 class Handler:
     """Keeps what it is handed; or answers it with ``answer``."""
@@ -64,11 +80,11 @@ class Handler:
         self.draining = False
         self.connections: set[Connection] = set()
         self.read_head: Callable[[bytes], RequestHead] = Memory(read_request_head)
-        self.asked: list[bytes] = []
+        self.asked: list[Octets] = []
         self.callers: list[Caller] = []
         self.answer: bytes | Refusal | None = b"ok"
 
-    def handle(self, connection: Caller, head: RequestHead, body: bytes) -> None:
+    def handle(self, connection: Caller, head: RequestHead, body: Octets) -> None:
         self.asked.append(body)
         self.callers.append(connection)
         if isinstance(self.answer, Refusal):
@@ -83,6 +99,7 @@ class Talk:
     def __init__(self) -> None:
         self.handler, self.transport = Handler(), Transport()
         self.connection = Connection(self.handler)
+        self.transport.set_protocol(self.connection)
         self.connection.connection_made(self.transport)
 
     def send(self, body: bytes = b"", *fields: bytes) -> None:
@@ -90,7 +107,7 @@ class Talk:
         self.raw(b"%bContent-Length: %d\r\n%b\r\n%b" % (LINE, len(body), lines, body))
 
     def raw(self, data: bytes) -> None:
-        self.connection.data_received(data)
+        self.transport.feed(data)
 
     async def until(self, condition: Callable[[], Any]) -> None:
         async with asyncio.timeout(PATIENCE):
@@ -245,6 +262,38 @@ async def test_who_drips_is_cut_off_and_who_flows_is_not(talk: Talk) -> None:
         talk.raw(bytes(1000))
         talk.connection.look()
     assert talk.answers()[0][0] == 408
+
+
+@pytest.mark.parametrize("piece", [1000, 2**18, 10**7])
+async def test_large_bodies_come_whole_and_what_follows_is_the_next_request(
+    talk: Talk, piece: int
+) -> None:
+    talk.handler.answer = b"ok"
+    bodies = [bytes([number]) * (2**20 + number) for number in range(3)]
+    stream = b"".join(
+        b"%bContent-Length: %d\r\n\r\n%b" % (LINE, len(body), body) for body in (*bodies, b"small")
+    )
+    for begin in range(0, len(stream), piece):
+        talk.raw(stream[begin : begin + piece])
+    assert [bytes(body) for body in talk.handler.asked] == [*bodies, b"small"]
+    assert [status for status, _, _ in talk.answers()] == [200] * 4
+
+
+async def test_a_large_body_that_does_not_come_is_cut_off(talk: Talk) -> None:
+    talk.raw(LINE + b"Content-Length: 1000000\r\n\r\n")
+    for _ in range(4):
+        talk.connection.look()
+    assert talk.answers()[0][0] == 408
+    talk.raw(bytes(10**6))
+    assert len(talk.answers()) == 1
+    assert not talk.handler.asked
+
+
+async def test_who_goes_in_the_middle_of_a_large_body_is_forgotten(talk: Talk) -> None:
+    talk.raw(LINE + b"Content-Length: 1000000\r\n\r\n" + bytes(1000))
+    assert isinstance(talk.transport.protocol, asyncio.BufferedProtocol)
+    talk.transport.protocol.connection_lost(None)
+    assert talk.connection not in talk.handler.connections
 
 
 async def test_looks_are_of_one_request_each(talk: Talk) -> None:

@@ -46,12 +46,27 @@ class Transport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.written = bytearray()
+        self.protocol: asyncio.BaseProtocol | None = None
         self.closed = self.ended = False
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self.closed
         assert not self.ended
         self.written += data
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+
+    def feed(self, data: bytes) -> None:
+        """As an event loop would, whatever protocol it has at the time."""
+        while data and isinstance(self.protocol, asyncio.BufferedProtocol):
+            room = memoryview(self.protocol.get_buffer(-1))
+            count = min(len(room), len(data))
+            room[:count] = data[:count]
+            data = data[count:]
+            self.protocol.buffer_updated(count)
+        if data and isinstance(self.protocol, asyncio.Protocol):
+            self.protocol.data_received(data)
 
     def is_closing(self) -> bool:
         return self.closed
@@ -126,10 +141,11 @@ class World:
         connection = Connection(self.plane)
 
         async def run() -> None:
+            transport.set_protocol(connection)
             connection.connection_made(transport)
             for piece in pieces:
                 if not transport.closed:
-                    connection.data_received(piece)
+                    transport.feed(piece)
                 await asyncio.sleep(0)
             while connection._answering and not transport.closed:  # noqa: ASYNC110 - until answered
                 await asyncio.sleep(0)
