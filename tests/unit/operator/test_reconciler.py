@@ -13,6 +13,7 @@ from tidegate_operator.adapters.metrics import ModelKey, Rates, Readings
 from tidegate_operator.observer import Unread
 from tidegate_operator.readings import moment
 from tidegate_operator.rollout.observation import LiveMetrics, Unreadable
+from tidegate_operator.writer import Budget
 
 TABLE = (CONFIG_MAP, "tidegate-routing-digits")
 
@@ -348,3 +349,23 @@ def test_a_pod_without_samples_does_not_make_everybody_read_its_whole_past() -> 
     world.run(600)
     assert len(spans) >= 50
     assert max(spans[-10:]) <= 60
+
+
+def test_of_many_holds_at_once_some_are_told_later_and_bind_at_once() -> None:
+    world = two_versions()
+    world.rollout(initialPercent=50, stepPercent=50, stepDuration="1h")
+    world.run_to("Progressing")
+    world.run(320)
+    world.operators[0]._writer._passing = Budget(0.0)
+    told = world.history()
+    world.prometheus_up = False
+    away_since = world.now
+    world.run_to("Holding", within=90)
+    assert world.now - away_since > 20, "at once, it would have been after the next look"
+    elapsed = world.status()["stepElapsed"]
+    assert elapsed <= 330, "the hold counts for nothing"
+    world.run(600)
+    assert world.status()["stepElapsed"] == elapsed
+    world.prometheus_up = True
+    world.run_to("Succeeded")
+    assert world.history()[: len(told)] == told
