@@ -369,3 +369,19 @@ def test_of_many_holds_at_once_some_are_told_later_and_bind_at_once() -> None:
     world.prometheus_up = True
     world.run_to("Succeeded")
     assert world.history()[: len(told)] == told
+
+
+def test_a_hold_that_was_not_told_counts_for_nothing_after_a_restart() -> None:
+    world = two_versions()
+    world.rollout(initialPercent=50, stepPercent=50, stepDuration="1h")
+    world.run_to("Progressing")
+    world.run(320)
+    world.operators[0]._writer._passing = Budget(0.0)
+    world.prometheus_up = False
+    world.run(40)
+    assert world.status()["phase"] == "Progressing"
+    world.kill()
+    world.start_operator()
+    world.prometheus_up = True
+    world.run(70)
+    assert world.status()["stepElapsed"] <= 320 + 80
