@@ -261,6 +261,11 @@ class Cache:
         """The models that any of these pods may serve."""
         return {key for pod in pods for key in self._served(pod)}
 
+    @property
+    def tables(self) -> int:
+        """How many models have had one."""
+        return len(self._last_tables)
+
     def table(self, key: ModelKey) -> StoredTable | None:
         """The model's table; where its text is none, with the last good one seen."""
         seen = self._seen[CONFIG_MAP].get((key[0], names.routing_table_name(key[1])))

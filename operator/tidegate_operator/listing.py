@@ -18,6 +18,10 @@ from tidegate_operator.cache import KINDS, Cache, Identity, ModelKey, identity
 
 _EVERY: Final = 30.0
 """Seconds between lists of tables while watches go on undisturbed."""
+_PER_TABLE: Final = 0.03
+"""Seconds between them for each table, where that is more: a list of thousands costs the API server
+what hundreds of writes do.
+"""
 _WHOLE: Final = 10
 """One list in so many is of all kinds."""
 _SOON: Final = 10.0
@@ -52,7 +56,7 @@ class Listing:
         """List again and again, for ever."""
         for number in itertools.count(1):
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_EVERY):
+                async with asyncio.timeout(max(_EVERY, self.cache.tables * _PER_TABLE)):
                     await self._doubtful.wait()
             doubtful = self._doubtful.is_set()
             if doubtful:

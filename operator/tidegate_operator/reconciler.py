@@ -144,15 +144,17 @@ class Reconciler:
                 group.create_task(self._policies.run())
                 while True:
                     self._woken.clear()
-                    self._tasks |= {*self._begin(), *self._write_progress()}
-                    self._tasks = {task for task in self._tasks if not task.done()}
+                    for task in (*self._begin(), *self._write_progress()):
+                        self._tasks.add(task)
+                        task.add_done_callback(self._tasks.discard)
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(self._pause()):
                             await self._woken.wait()
         finally:
-            for task in self._tasks:
+            tasks = list(self._tasks)
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _pause(self) -> float:
         """Seconds to the next thing to do."""

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from secrets import token_bytes
 from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import msgspec
@@ -302,7 +304,10 @@ async def connect(
     Raises:
         ClusterError: neither is there.
     """
-    settings = client.Configuration(connection_pool_maxsize=_CONNECTIONS)
+    # Its own way of trusting the environment also looks for a .netrc, anew for each request.
+    settings = client.Configuration(
+        connection_pool_maxsize=_CONNECTIONS, client_session_kwargs={"trust_env": False}
+    )
     try:
         if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
             config.load_incluster_config(client_configuration=settings)
@@ -313,6 +318,9 @@ async def connect(
             f"no cluster to talk to: {error}; run in a pod with a service account, or set "
             "KUBECONFIG"
         ) from error
+    server = urlsplit(settings.host)
+    if settings.proxy is None and not proxy_bypass(server.hostname or ""):
+        settings.proxy = getproxies().get(server.scheme)
     async with client.ApiClient(settings) as api:
         yield KubernetesCluster(api, namespaces, now)
 
