@@ -26,7 +26,7 @@ from tidegate_sidecar.core.exchange import (
 )
 from tidegate_sidecar.core.pending import Pending
 from tidegate_sidecar.core.refusal import Refusal, lost
-from tidegate_sidecar.core.request import Buffer, Octets, octets
+from tidegate_sidecar.core.request import Buffer, octets
 from tidegate_sidecar.core.slices import Slices
 
 Result = Answer | Refusal
@@ -62,7 +62,7 @@ class Delivery:
         return request_json(group, batch.rows, tuple(sorted(names)), sizes), buffers
 
     def complete(
-        self, batch: Batch, status: int, json_length: int | None, body: Octets
+        self, batch: Batch, status: int, json_length: int | None, body: Buffer
     ) -> list[Result | None]:
         """Read Triton's answer to a batch: one result for each member, in their order.
 
@@ -95,7 +95,7 @@ class Delivery:
         return [refusal] * len(batch.members)
 
     def tensors(
-        self, batch: Batch, json_length: int | None, body: Octets
+        self, batch: Batch, json_length: int | None, body: Buffer
     ) -> list[Tensors | Refusal]:
         """Read Triton's answer to a batch: what each member asked for, in their order."""
         try:
@@ -105,7 +105,7 @@ class Delivery:
             refusal = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, str(bad))
             return [refusal] * len(batch.members)
 
-    def splitter(self, batch: Batch, json_length: int | None, body: Octets) -> Splitter:
+    def splitter(self, batch: Batch, json_length: int | None, body: Buffer) -> Splitter:
         """Read the JSON of an answer.
 
         Raises:
@@ -158,7 +158,7 @@ def part(pending: Pending) -> Part:
     return Part(pending.rows, pending.plan.call.outputs, pending.decoded.id)
 
 
-def error(status: int, body: Octets) -> Refusal:
+def error(status: int, body: Buffer) -> Refusal:
     """Triton's error as its callers get it."""
     try:
         message = msgspec.json.decode(body, type=dict[str, str])["error"]

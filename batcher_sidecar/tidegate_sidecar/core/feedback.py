@@ -34,7 +34,7 @@ import msgspec
 from tidegate_contract.table import Experiment, Outcome, RoutingTable
 from tidegate_sidecar.core import tokens
 from tidegate_sidecar.core.refusal import Refusal, malformed, too_large, unavailable
-from tidegate_sidecar.core.request import Octets
+from tidegate_sidecar.core.request import Buffer
 from tidegate_sidecar.core.tokens import ARMS, ForgedError, Subject, Token
 
 MAX_BYTES: Final = 2**20
@@ -221,7 +221,7 @@ class Feedback:
         self.issued[counted] = self.issued.get(counted, 0) + 1
         return tokens.write(Token(subject, self._issuer, self._number, self._tag), self._key)
 
-    def take(self, body: Octets, now: float) -> Receipt:
+    def take(self, body: Buffer, now: float) -> Receipt:
         """Count what a client reports: one object, or a list of them. ``now``: epoch seconds.
 
         Raises:
@@ -242,7 +242,7 @@ class Feedback:
                 refused.append(Refused(index, error.reason))
         return Receipt(len(entries) - len(refused), refused)
 
-    def _open(self, body: Octets) -> tuple[bytes, list[msgspec.Raw]]:
+    def _open(self, body: Buffer) -> tuple[bytes, list[msgspec.Raw]]:
         if self.experiment is None:
             raise Refusal(HTTPStatus.CONFLICT, "no test is running that takes feedback")
         if self._key is None:
@@ -250,6 +250,7 @@ class Feedback:
         if len(body) > MAX_BYTES:
             raise too_large(f"more than {MAX_BYTES} bytes of feedback")
         try:
+            body = bytes(body)
             many = body.lstrip()[:1] == b"["
             entries = _read_list(body) if many else [_read_one(body)]
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

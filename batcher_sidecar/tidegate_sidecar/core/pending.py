@@ -28,7 +28,7 @@ from typing import Any
 
 from tidegate_batcher.item import Item
 from tidegate_sidecar.core.counters import NOBODY, CheckCount, Outcome, Stratum, Tally
-from tidegate_sidecar.core.request import Buffer, Decoded, Octets, Plan
+from tidegate_sidecar.core.request import Buffer, Decoded, Plan
 from tidegate_sidecar.core.slices import Slices
 from tidegate_sidecar.core.tokens import Subject
 
@@ -68,7 +68,7 @@ class Pending(Item):
         self,
         caller: Any,
         decoded: Decoded,
-        body: Octets,
+        body: Buffer,
         start: int,
         level: int,
         arrived: float,

@@ -40,9 +40,7 @@ _REGION: Final = "shared_memory_region"
 _REGION_BYTES: Final = "shared_memory_byte_size"
 _REGION_OFFSET: Final = "shared_memory_offset"
 
-Octets = bytes | bytearray
-"""A whole body: large ones are received in place."""
-Buffer = Octets | memoryview
+Buffer = bytes | memoryview
 
 
 class Input(NamedTuple):
@@ -161,7 +159,7 @@ class Decoder:
         self._shared_memory = shared_memory
         self._remembered: dict[bytes, Decoded] = {}
 
-    def decode(self, body: Octets, header_length: int | None) -> tuple[Decoded, int]:
+    def decode(self, body: Buffer, header_length: int | None) -> tuple[Decoded, int]:
         """Read a body; returns it with the place where its binary data begins.
 
         ``header_length``: bytes of JSON before the binary data; None: all is JSON; 0: no JSON.
@@ -193,9 +191,9 @@ class Decoder:
         return decoded, start
 
 
-def octets(body: Octets, end: int | None) -> bytes:
+def octets(body: Buffer, end: int | None) -> bytes:
     """The beginning of a body, as something that can be remembered."""
-    return body[:end] if isinstance(body, bytes) else bytes(memoryview(body)[:end])
+    return bytes(body[:end])
 
 
 def _decode(header: bytes, *, shared_memory: bool) -> Decoded:
@@ -388,7 +386,7 @@ class Plan:
         """Bytes of all buffers; None: it depends on the values."""
         return sum(one.size or 0 for one in self.call.inputs) if self._plain else None
 
-    def take(self, decoded: Decoded, body: Octets, start: int) -> list[Buffer]:
+    def take(self, decoded: Decoded, body: Buffer, start: int) -> list[Buffer]:
         """Cut a body into one buffer for each of the group's inputs.
 
         Raises:

@@ -36,7 +36,6 @@ from tidegate_sidecar.core.request import (
     Call,
     Decoded,
     Decoder,
-    Octets,
     Plan,
     unsigned_header,
 )
@@ -180,7 +179,7 @@ class ModelRuntime:
     def submit(
         self,
         caller: Any,
-        body: Octets,
+        body: Buffer,
         *,
         json_length: int | None,
         version: int | None,
@@ -376,7 +375,7 @@ class ModelRuntime:
         return self._delivery.encode(batch)
 
     def complete(
-        self, batch: Batch, status: int, json_length: int | None, body: Octets
+        self, batch: Batch, status: int, json_length: int | None, body: Buffer
     ) -> list[Result | None]:
         """Read Triton's answer to a batch: one result for each member, in their order.
 
@@ -484,7 +483,7 @@ class ModelRuntime:
         self,
         batch: Batch,
         json_length: int | None,
-        body: Octets,
+        body: Buffer,
         results: Sequence[Result | None],
         now: float,
     ) -> None:
@@ -509,7 +508,7 @@ class ModelRuntime:
             row += pending.rows
 
     def complete_shadows(
-        self, batch: Batch, status: int, json_length: int | None, body: Octets
+        self, batch: Batch, status: int, json_length: int | None, body: Buffer
     ) -> list[Tensors | Refusal]:
         """Read Triton's answer to a batch of copies: one result for each, in their order."""
         if status != HTTPStatus.OK:

@@ -8,6 +8,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from typing import Final
 
+import numpy as np
 from typing_extensions import override
 
 LARGE_BYTES: Final = 256 * 2**10
@@ -18,7 +19,7 @@ class Owner(asyncio.Protocol, ABC):
     """Whose body it is: the transport's protocol before and afterwards."""
 
     @abstractmethod
-    def body_received(self, body: bytearray) -> None:
+    def body_received(self, body: memoryview) -> None:
         """Take the whole body."""
 
 
@@ -29,9 +30,9 @@ class Body(asyncio.BufferedProtocol):
         self, transport: asyncio.Transport, owner: Owner, length: int, begun: bytes
     ) -> None:
         self._transport, self._owner = transport, owner
-        self._whole = bytearray(length)  # of pages that are only there once written to
-        self._whole[: len(begun)] = begun
-        self._view = memoryview(self._whole)
+        # Not filled with zeros: only what has come takes memory, however much was announced.
+        self._view = np.empty(length, np.uint8).data
+        self._view[: len(begun)] = begun
         self._received = len(begun)
         self._change(self)
 
@@ -48,9 +49,8 @@ class Body(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self._received += nbytes
         if self._received == len(self._view):
-            self._view.release()
             self._change(self._owner)
-            self._owner.body_received(self._whole)
+            self._owner.body_received(self._view.toreadonly())
 
     @override
     def eof_received(self) -> bool | None:

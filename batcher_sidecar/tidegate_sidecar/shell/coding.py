@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from tidegate_sidecar.core.refusal import Refusal, malformed, too_large
-from tidegate_sidecar.core.request import Buffer, Octets
+from tidegate_sidecar.core.request import Buffer
 
 AT_ONCE_BYTES: Final = 16 * 2**10
 """Up to here a coder takes less time than a thread would cost the others."""
@@ -31,7 +31,7 @@ _unpacking = ThreadPoolExecutor(1, "unpacking")
 class Inflater:
     """Unpacks a body of at most ``most`` bytes, piece by piece."""
 
-    def __init__(self, body: Octets, coding: str, most: int) -> None:
+    def __init__(self, body: Buffer, coding: str, most: int) -> None:
         self._zlib = zlib.decompressobj(_WINDOW[coding])
         self._packed = memoryview(body)
         self._most = most

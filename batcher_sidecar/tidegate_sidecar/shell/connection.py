@@ -16,7 +16,7 @@ from typing import Final, Protocol, cast
 import msgspec
 
 from tidegate_sidecar.core.refusal import Refusal
-from tidegate_sidecar.core.request import Buffer, Octets
+from tidegate_sidecar.core.request import Buffer
 from tidegate_sidecar.shell.body import LARGE_BYTES, Body, Owner
 from tidegate_sidecar.shell.coding import AT_ONCE_BYTES, WORTH_BYTES, Inflater, compress
 from tidegate_sidecar.shell.http import (
@@ -68,7 +68,7 @@ class Handler(Protocol):
     connections: "set[Connection]"
     read_head: Callable[[bytes], RequestHead]
 
-    def handle(self, connection: Caller, head: RequestHead, body: Octets) -> None:
+    def handle(self, connection: Caller, head: RequestHead, body: Buffer) -> None:
         """See that the caller gets one ``respond`` or ``refuse``, now or later.
 
         Raises:
@@ -297,7 +297,7 @@ class Connection(Owner):
             self._receive_body(head, rest[end:])
         return True
 
-    def body_received(self, body: bytearray) -> None:
+    def body_received(self, body: memoryview) -> None:
         """A large body is there."""
         self._large = None
         if self._head is not None and not self._lingering:
@@ -331,7 +331,7 @@ class Connection(Owner):
         self._rest = b""
         self.refuse(refusal, close=True)
 
-    def _dispatch(self, head: RequestHead, body: Octets) -> None:
+    def _dispatch(self, head: RequestHead, body: Buffer) -> None:
         self._answering = True
         self._progress = None
         if head.coding:
@@ -339,7 +339,7 @@ class Connection(Owner):
         else:
             self._handle(head, body)
 
-    def _unpack(self, head: RequestHead, body: Octets) -> None:
+    def _unpack(self, head: RequestHead, body: Buffer) -> None:
         inflater = Inflater(body, head.coding, MAX_BODY_BYTES)
         try:
             if inflater.unpack(AT_ONCE_BYTES):
@@ -368,7 +368,7 @@ class Connection(Owner):
 
         self._coding = asyncio.get_running_loop().create_task(guarded())
 
-    def _handle(self, head: RequestHead, body: Octets) -> None:
+    def _handle(self, head: RequestHead, body: Buffer) -> None:
         try:
             self._handler.handle(self, head, body)
         except Refusal as refusal:

@@ -22,7 +22,7 @@ from tidegate_sidecar.core.delivery import Result
 from tidegate_sidecar.core.endpoints import Kind, Target, check_region_key, not_offered
 from tidegate_sidecar.core.pending import Pending
 from tidegate_sidecar.core.refusal import Refusal, malformed, unavailable
-from tidegate_sidecar.core.request import Buffer, Octets
+from tidegate_sidecar.core.request import Buffer
 from tidegate_sidecar.core.runtime import ModelRuntime, Pair
 from tidegate_sidecar.shell import upstream
 from tidegate_sidecar.shell.connection import Caller, Connection, Watch
@@ -154,7 +154,7 @@ class DataPlane:
         for model in self._models.values():
             model.hold(held=held)
 
-    def handle(self, connection: Caller, head: RequestHead, body: Octets) -> None:
+    def handle(self, connection: Caller, head: RequestHead, body: Buffer) -> None:
         """Answer a request, now or later.
 
         Raises:
@@ -187,7 +187,7 @@ class DataPlane:
             return model
         raise Refusal(HTTPStatus.NOT_FOUND, f"model {name!r} is not served here")
 
-    async def _ask(self, connection: Caller, target: Target, body: Octets) -> None:
+    async def _ask(self, connection: Caller, target: Target, body: Buffer) -> None:
         """Answer what Triton itself is asked."""
         try:
             response = await self._triton.request(self._plain_request(target, body))
@@ -197,7 +197,7 @@ class DataPlane:
         fields = f"Content-Type: {response.content_type}\r\n".encode()
         connection.respond(response.status, fields, [response.body])
 
-    def _plain_request(self, target: Target, body: Octets) -> list[Buffer]:
+    def _plain_request(self, target: Target, body: Buffer) -> list[Buffer]:
         default = 0
         if target.kind is Kind.TRITON_MODEL:
             runtime = self._model(target.model).runtime
@@ -229,7 +229,7 @@ class _Model:
         self._comparing: set[asyncio.Task[None]] = set()
 
     def infer(
-        self, connection: Caller, head: RequestHead, version: int | None, body: Octets
+        self, connection: Caller, head: RequestHead, version: int | None, body: Buffer
     ) -> None:
         """Let an inference request in.
 
@@ -400,7 +400,7 @@ class _Model:
         self,
         batch: Batch,
         response: upstream.Response | Refusal,
-        read: Callable[[Batch, int, int | None, Octets], Sequence[_Read]],
+        read: Callable[[Batch, int, int | None, Buffer], Sequence[_Read]],
         fail: Callable[[Batch, Refusal], Sequence[_Read]],
     ) -> Sequence[_Read]:
         """What ``read`` makes of an answer, ``fail`` of none."""
@@ -426,7 +426,7 @@ class _Model:
         connection.respond(_OK, fields, (result.json, *result.data))
 
 
-def _written_anew(path: str, body: Octets) -> bytes:
+def _written_anew(path: str, body: Buffer) -> bytes:
     """Keep of what is posted what is known of it."""
     registers = path.endswith("/register")
     try:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, cast
 
 from tidegate_sidecar.core.refusal import Refusal, lost, unavailable
-from tidegate_sidecar.core.request import Buffer, Octets
+from tidegate_sidecar.core.request import Buffer
 from tidegate_sidecar.shell.body import LARGE_BYTES, Body, Owner
 from tidegate_sidecar.shell.http import (
     HEAD_END,
@@ -30,7 +30,7 @@ class Response(NamedTuple):
     status: int
     json_length: int | None
     content_type: str
-    body: Octets
+    body: Buffer
 
 
 Done = Callable[[Response | Refusal], None]
@@ -46,7 +46,7 @@ def infer_request(host: str, path: str, json: bytes, buffers: Sequence[Buffer]) 
     return [head.encode(), json, *buffers]
 
 
-def plain_request(host: str, method: str, path: str, body: Octets) -> list[Buffer]:
+def plain_request(host: str, method: str, path: str, body: Buffer) -> list[Buffer]:
     """Write any other request."""
     head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
     return [head.encode(), body]
@@ -170,11 +170,11 @@ class _Connection(Owner):
             return
         self._answered(data if len(self._parts) == 1 else b"".join(self._parts))
 
-    def body_received(self, body: bytearray) -> None:
+    def body_received(self, body: memoryview) -> None:
         """The body of a large answer is there."""
         self._answered(body)
 
-    def _answered(self, body: Octets) -> None:
+    def _answered(self, body: Buffer) -> None:
         head = self._head
         if head is None or self._done is None:
             self._fail("the model server sent more than an answer")

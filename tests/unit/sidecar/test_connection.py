@@ -2,16 +2,18 @@
 
 import asyncio
 import gzip
+import resource
 import zlib
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tidegate_sidecar.core.refusal import Refusal
-from tidegate_sidecar.core.request import Octets
+from tidegate_sidecar.core.request import Buffer
 from tidegate_sidecar.shell.connection import Caller, Connection, Watch
-from tidegate_sidecar.shell.http import Memory, RequestHead, read_request_head
+from tidegate_sidecar.shell.http import MAX_BODY_BYTES, Memory, RequestHead, read_request_head
 
 PATIENCE = 60.0
 LINE = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\n"
@@ -80,11 +82,11 @@ class Handler:
         self.draining = False
         self.connections: set[Connection] = set()
         self.read_head: Callable[[bytes], RequestHead] = Memory(read_request_head)
-        self.asked: list[Octets] = []
+        self.asked: list[Buffer] = []
         self.callers: list[Caller] = []
         self.answer: bytes | Refusal | None = b"ok"
 
-    def handle(self, connection: Caller, head: RequestHead, body: Octets) -> None:
+    def handle(self, connection: Caller, head: RequestHead, body: Buffer) -> None:
         self.asked.append(body)
         self.callers.append(connection)
         if isinstance(self.answer, Refusal):
@@ -277,6 +279,16 @@ async def test_large_bodies_come_whole_and_what_follows_is_the_next_request(
         talk.raw(stream[begin : begin + piece])
     assert [bytes(body) for body in talk.handler.asked] == [*bodies, b"small"]
     assert [status for status, _, _ in talk.answers()] == [200] * 4
+
+
+async def test_what_was_announced_takes_no_memory_before_it_comes(talk: Talk) -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    before = resident()
+    talk.raw(LINE + b"Content-Length: %d\r\n\r\n" % MAX_BODY_BYTES)
+    assert isinstance(talk.transport.protocol, asyncio.BufferedProtocol)
+    assert resident() - before < MAX_BODY_BYTES / 4
 
 
 async def test_a_large_body_that_does_not_come_is_cut_off(talk: Talk) -> None:
