@@ -68,7 +68,7 @@ def main() -> None:
     """Run, print the figures, write the samples."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each run")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of each run")
     given = parser.parse_args()
     device, others = sorted(os.sched_getaffinity(0))[:2]
     models = replace(HIGH, device=device), replace(LOW, device=device)

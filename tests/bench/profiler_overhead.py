@@ -4,7 +4,6 @@ Two pods, of which one at a time is loaded, in turn within each repetition.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 from contextlib import ExitStack
@@ -12,13 +11,13 @@ from pathlib import Path
 
 import load
 import pod
+from result import report
 
 from tidegate_contract import names
 from tidegate_tools.addresses import Subnet
 
 NAME = "profiler_overhead"
 CONNECTIONS = 64
-RESULTS = Path("bench-results")
 _CUT_OUT = """
 from tidegate_sidecar.core.profile import Profile
 
@@ -63,9 +62,7 @@ def main() -> None:
         "rate": round(statistics.median(one["with"] for one in samples)),
         "repetitions": len(samples),
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{NAME}.json").write_text(json.dumps(samples, indent=1))
-    print("RESULT", json.dumps({"name": NAME, "figures": figures}))
+    report(NAME, figures, samples)
 
 
 if __name__ == "__main__":
