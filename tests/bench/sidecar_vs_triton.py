@@ -3,8 +3,9 @@
 Servers of one small model side by side, loaded in turn: Triton as it is; Triton with its own
 dynamic batching in three settings, of which the fastest one counts; the sidecar before the Triton
 as it is; and, where nginx is installed, nginx there in its place, as a plain proxy that keeps its
-connections. Ratios are taken within one repetition, so that what else the machine does meets both
-sides; the median of them counts.
+connections. All servers run on one core and the load generator on another, so that what a server
+costs is what it can serve. Ratios are taken within one repetition, so that what else the machine
+does meets both sides; the median of them counts.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from typing import Any
 
 import load
 import pod
+from result import report
 
 from tidegate_contract import names, table
 from tidegate_tools import triton
@@ -33,7 +35,6 @@ MODEL = "small"
 ROW = 64
 CONNECTIONS = 64
 START_TIMEOUT = 60.0
-RESULTS = Path("bench-results")
 DYNAMIC = {
     "default": "dynamic_batching { }",
     "preferred": (
@@ -110,16 +111,17 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each run")
     given = parser.parse_args()
+    serving, loading = sorted(os.sched_getaffinity(0))[:2]
     with (
         tempfile.TemporaryDirectory(prefix="tidegate-bench-") as directory,
         Subnet.claimed() as subnet,
         Supervisor() as supervisor,
     ):
+        os.sched_setaffinity(0, {serving})  # what is started from here on inherits it
         sides = start(supervisor, subnet, Path(directory))
+        os.sched_setaffinity(0, {loading})
         samples = [measure(sides, given.seconds) for _ in range(given.repetitions)]
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{NAME}.json").write_text(json.dumps(samples, indent=1))
-    print("RESULT", json.dumps({"name": NAME, "figures": figures(samples)}))
+    report(NAME, figures(samples), samples)
 
 
 def start(supervisor: Supervisor, subnet: Subnet, directory: Path) -> list[Side]:
