@@ -74,7 +74,9 @@ class Process:
         with self._lock:
             if self.poll() is None:
                 self._kill_group()
-        self._popen.wait()
+        # Only poll reaps it: else it may be gone when another thread looks for its zombie.
+        while self.poll() is None:
+            time.sleep(_POLL_SECONDS)
 
     def stop(self, grace: float = GRACE_SECONDS) -> int:
         """SIGTERM, then SIGKILL after the grace; the exit status."""

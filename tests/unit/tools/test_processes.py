@@ -155,3 +155,28 @@ def test_a_supervisor_can_be_used_again_after_a_stop(tmp_path: Path) -> None:
     assert (first.alive, second.alive) == (False, True)
     supervisor.stop()
     assert second.poll() == -signal.SIGTERM
+
+
+def test_one_thread_may_kill_what_another_asks_after(tmp_path: Path) -> None:
+    failures: list[BaseException] = []
+
+    def ask_after(alive: Callable[[], bool]) -> None:
+        try:
+            while alive():
+                pass
+        except OSError as error:
+            failures.append(error)
+
+    with Supervisor() as supervisor:
+        for number in range(30):
+            child = supervisor.start(f"child-{number}", ["sleep", "60"], log=tmp_path / "log")
+            asking = [
+                threading.Thread(target=ask_after, args=(lambda child=child: child.alive,))
+                for _ in range(4)
+            ]
+            for one in asking:
+                one.start()
+            child.kill()
+            for one in asking:
+                one.join()
+    assert failures == []
