@@ -9,6 +9,7 @@ share them.
 import contextlib
 import http.client
 import http.server
+import itertools
 import json
 import os
 import socket
@@ -55,6 +56,7 @@ PATIENCE = 60.0
 FOLLOW_SECONDS = 0.05
 WATCH_SECONDS = 10.0
 """Without an event for so long, tables are listed again."""
+_worlds = itertools.count(1)
 
 Raw = dict[str, Any]
 TENSOR = Tensor(name="INPUT", datatype="FP32", shape=[64])
@@ -352,12 +354,13 @@ class Operator:
 
 
 class World:
-    """One namespace with everything in it."""
+    """One namespace with everything in it. Its name is ``name`` and a number: never used twice."""
 
     def __init__(
         self, plane: ControlPlane, prometheus: Prometheus, targets: ScrapeTargets, name: str
     ) -> None:
-        self.plane, self.prometheus, self.namespace = plane, prometheus, name
+        self.plane, self.prometheus = plane, prometheus
+        self.namespace = f"{name}-{next(_worlds)}"
         self._stack = contextlib.ExitStack()
         self._targets = targets
         self.kubeconfig = plane.kubeconfig_for_service_account(SYSTEM, RELEASE)

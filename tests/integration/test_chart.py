@@ -213,7 +213,7 @@ def test_monitors_find_the_containers_ports(full: str) -> None:
 @pytest.fixture(scope="module")
 def cluster(control_plane: ControlPlane) -> ControlPlane:
     for namespace in ("tidegate-system", "shop", "search"):
-        control_plane.kubectl("create", "namespace", namespace)
+        control_plane.make_namespace(namespace)
     control_plane.kubectl("create", "serviceaccount", "digits-triton", "--namespace=shop")
     return control_plane
 
@@ -299,8 +299,8 @@ def allowed(
 
 
 def eventually(check: Callable[[], bool]) -> bool:
-    """The API server learns of new roles by a watch of its own, a moment later."""
-    deadline = time.monotonic() + 10
+    """The API server learns of roles that come or go by watches of its own, a moment later."""
+    deadline = time.monotonic() + 60
     while not (done := check()) and time.monotonic() < deadline:
         time.sleep(0.05)
     return done
@@ -354,7 +354,8 @@ def test_operator_of_some_namespaces_has_no_right_in_others(
     for namespace, may in itertools.product(("shop", "search"), IN_NAMESPACES):
         assert eventually(partial(allowed, cluster, may, namespace)), (namespace, may)
     assert [may for may in NEVER if allowed(cluster, may)] == []
-    assert [may for may in IN_NAMESPACES if allowed(cluster, may, "default")] == []
+    # A release before this one may have had all of it everywhere.
+    assert eventually(lambda: not any(allowed(cluster, may, "default") for may in IN_NAMESPACES))
 
 
 def test_sidecar_may_list_and_watch_what_its_models_have_only(

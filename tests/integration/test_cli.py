@@ -128,7 +128,7 @@ def prepare(plane: ControlPlane) -> World:
     """The namespace with a canary in its second step, and its predecessor that was rolled back."""
     plane.kubectl("apply", "--filename", str(ROOT / "crds"))
     plane.kubectl("wait", "--for=condition=Established", "crd", "--all")
-    plane.kubectl("create", "namespace", NAMESPACE)
+    plane.make_namespace(NAMESPACE)
     plane.wait_for_service_account(NAMESPACE, "default")
     grant(plane)
     world = World(plane, plane.kubeconfig_for_service_account(NAMESPACE, "default"))

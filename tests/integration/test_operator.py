@@ -139,7 +139,7 @@ def test_the_second_rollout_of_a_model_waits_for_the_first(world: World) -> None
     world.await_phase("first", "Gating", "Progressing")
     world.rollout("second", "shared", canary=3, stableVersion=None)
     status = world.await_phase("second", "Waiting")
-    assert "CanaryRollout first owns the traffic of shared" in status["message"]
+    assert "Waits for CanaryRollout first, which owns the traffic of shared" in status["message"]
     world.await_reasons("second", "WaitingForOwner")
     world.await_phase("second", "Succeeded")
     assert world.status("first")["phase"] == "Succeeded"

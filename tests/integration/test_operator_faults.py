@@ -23,7 +23,6 @@ from tidegate_tools.pods import ScrapeTargets
 from tidegate_tools.prometheus import Prometheus
 
 STEP_SECONDS = 2.0
-_numbers = itertools.count()
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,7 @@ def begun(
 ) -> Iterator[Begun]:
     def carry_out(case: Case, parameters: dict[str, Any]) -> None:
         with (
-            World(*parts, name=f"faults-{next(_numbers)}") as world,
+            World(*parts, name="faults") as world,
             KillingProxy(world.plane, world.kubeconfig) as proxy,
         ):
             proxy.kill = world.operator.kill
@@ -56,7 +55,7 @@ def begun(
 def world(parts: tuple[ControlPlane, Prometheus, ScrapeTargets], begun: Begun) -> Iterator[World]:
     """While nothing else goes on: what all share may die."""
     ended(begun)
-    with World(*parts, name=f"faults-{next(_numbers)}") as made:
+    with World(*parts, name="faults") as made:
         made.versions("digits", 2)
         yield made
 

@@ -40,9 +40,9 @@ def begun(
         observed(control_plane, tmp_path_factory.mktemp("failing")) as (prometheus, targets),
         ExitStack() as stack,
     ):
-        for number in range(AT_ONCE):
+        for _ in range(AT_ONCE):
             proxy = stack.enter_context(FaultyPrometheus(prometheus.url))
-            world = World(control_plane, prometheus, targets, f"failing-{number}")
+            world = World(control_plane, prometheus, targets, "failing")
             stack.enter_context(world)
             world.operator.prometheus = proxy.url
             world.operator.start()

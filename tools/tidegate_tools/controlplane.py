@@ -115,6 +115,11 @@ class ControlPlane:
             raise KubectlFailed(ended.returncode, arguments, ended.stdout, ended.stderr)
         return ended.stdout
 
+    def make_namespace(self, name: str) -> None:
+        """Makes an empty namespace; one of that name, and all that is in it, is gone before."""
+        self.kubectl("delete", "namespace", name, "--ignore-not-found")
+        self.kubectl("create", "namespace", name)
+
     def wait_for_service_account(self, namespace: str, name: str) -> None:
         """Returns once it exists: in a new namespace `default` comes a moment later."""
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}"
