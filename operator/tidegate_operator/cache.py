@@ -5,13 +5,15 @@ than what a write has just returned), so the higher resourceVersion wins. Of eac
 decisions rest on is kept: there may be tens of thousands.
 """
 
+import hashlib
 import logging
+import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from sys import intern
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -62,14 +64,25 @@ class PodSeen:
 
 
 class _Packed(NamedTuple):
-    """An object of ours as JSON: as objects of Python it takes several times as much memory, and
-    is needed once in a look.
+    """An object of ours as compressed JSON: as objects of Python it takes many times as much
+    memory, and is needed once in a look. ``status_at``: where its status begins; ``mark``: what
+    tells this status from others.
     """
 
     kind: str
-    rest: bytes
-    status: bytes
+    text: bytes
+    status_at: int
+    mark: bytes
     phase: str
+
+
+class _PackedTable(NamedTuple):
+    """A stored table likewise; ``text``: of the table, where there is one."""
+
+    uid: str
+    resource_version: str
+    text: bytes | None
+    problem: str | None
 
 
 class _Selecting(NamedTuple):
@@ -90,7 +103,7 @@ class Misfit:
     problem: str
 
 
-Content = _Packed | PodSeen | StoredTable | Misfit | None
+Content = _Packed | PodSeen | _PackedTable | Misfit | None
 """None: there, and none of our business."""
 _DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
     modelversion.KIND: msgspec.json.Decoder(ModelVersion, strict=False),
@@ -101,8 +114,11 @@ _DECODERS: Final[dict[str, msgspec.json.Decoder[Any]]] = {
 _KEPT_METADATA: Final = (
     *("name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp"),
 )
+_TABLE: Final = msgspec.json.Decoder(RoutingTable)
 _UNPACKED: Final = 256
 """Objects that are kept as such, too: those of the models that are looked at just now."""
+_QUICKLY: Final = 1
+T = TypeVar("T", bound=_Packed | bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +142,7 @@ class Cache:
     _by_model: dict[str, dict[ModelKey, dict[str, _Seen]]] = field(
         default_factory=lambda: {kind: defaultdict(dict) for kind in KINDS}
     )
-    _unpacked: dict[_Packed, Any] = field(default_factory=dict)
+    _unpacked: dict[_Packed | bytes, Any] = field(default_factory=dict)
     _pods: dict[Place, dict[str, PodSeen]] = field(default_factory=lambda: defaultdict(dict))
     _selecting: dict[Place, dict[str, _Selecting]] = field(
         default_factory=lambda: defaultdict(dict)
@@ -135,7 +151,7 @@ class Cache:
         default_factory=lambda: defaultdict(dict)
     )
     _misfits: dict[tuple[str, Name], Misfit] = field(default_factory=dict)
-    _last_tables: dict[ModelKey, RoutingTable] = field(default_factory=dict)
+    _last_tables: dict[ModelKey, bytes] = field(default_factory=dict)
 
     def put(self, kind: str, raw: Raw) -> set[ModelKey]:
         """Take in an object unless a newer one is here, or its deletion was seen; gives the models
@@ -221,12 +237,14 @@ class Cache:
             if seen is not None and isinstance(seen.content, _Packed):
                 yield self._unpack(seen.content)
 
-    def status_json(self, kind: str, meta: Metadata) -> bytes:
-        """The status of an object as it was last seen; b"" where it is gone, or another one."""
+    def status_mark(self, kind: str, meta: Metadata) -> bytes:
+        """The mark of an object's status as it was last seen; b"" where it is gone, or another
+        one.
+        """
         seen = self._seen[kind].get((meta.namespace, meta.name))
         if seen is None or seen.uid != meta.uid or not isinstance(seen.content, _Packed):
             return b""
-        return seen.content.status
+        return seen.content.mark
 
     def phases(self) -> Counter[str]:
         """How many CanaryRollouts are in each phase."""
@@ -237,9 +255,9 @@ class Cache:
         )
 
     def statuses(self, key: ModelKey) -> dict[str, tuple[str, bytes]]:
-        """By uid, the phase and the status of the model's rollouts and tests."""
+        """By uid, the phase of the model's rollouts and tests, and the mark of their status."""
         return {
-            seen.uid: (seen.content.phase, seen.content.status)
+            seen.uid: (seen.content.phase, seen.content.mark)
             for kind in (canaryrollout.KIND, abtest.KIND)
             for seen in self._by_model[kind].get(key, {}).values()
             if isinstance(seen.content, _Packed)
@@ -269,21 +287,20 @@ class Cache:
     def table(self, key: ModelKey) -> StoredTable | None:
         """The model's table; where its text is none, with the last good one seen."""
         seen = self._seen[CONFIG_MAP].get((key[0], names.routing_table_name(key[1])))
-        if seen is None or not isinstance(seen.content, StoredTable):
+        if seen is None or not isinstance(seen.content, _PackedTable):
             return None
-        stored = seen.content
-        if stored.table is None and (last := self._last_tables.get(key)):
-            return StoredTable(
-                uid=stored.uid,
-                resource_version=stored.resource_version,
-                table=last,
-                problem=stored.problem,
-            )
-        return stored
+        uid, resource_version, text, problem = seen.content
+        return StoredTable(
+            uid=uid,
+            resource_version=resource_version,
+            table=self._table(text) if text else self.last_table(key),
+            problem=problem,
+        )
 
     def last_table(self, key: ModelKey) -> RoutingTable | None:
         """The last good table seen, also after its deletion."""
-        return self._last_tables.get(key)
+        text = self._last_tables.get(key)
+        return None if text is None else self._table(text)
 
     def forget_table(self, key: ModelKey) -> None:
         """After the operator itself removed it."""
@@ -313,15 +330,15 @@ class Cache:
                     one: ModelVersion = self._unpack(content)
                     selecting = _Selecting(
                         seen.models[0],
-                        one.spec.selector,
+                        one.selector,
                         one.spec.version,
                         one.metadata.age_order,
                     )
-                    self._selecting[_place(name[0], one.spec.selector)][name[1]] = selecting
+                    self._selecting[_place(name[0], one.selector)][name[1]] = selecting
                     self._selectors[seen.models[0]][name[1]] = selecting
-                if isinstance(content, StoredTable) and content.table is not None:
-                    table = content.table
-                    self._last_tables[table.namespace, table.model] = table
+                if isinstance(content, _PackedTable) and content.text is not None:
+                    table = self._table(content.text)
+                    self._last_tables[table.namespace, table.model] = content.text
 
     def _forget(self, kind: str, name: Name) -> set[ModelKey]:
         """Take an object out of everything; gives the models that it mattered to."""
@@ -363,10 +380,17 @@ class Cache:
         return tuple(self._unpack(one.content) for one in found if isinstance(one.content, _Packed))
 
     def _unpack(self, packed: _Packed) -> Any:
+        return self._once(packed, _unpack)
+
+    def _table(self, text: bytes) -> RoutingTable:
+        table: RoutingTable = self._once(text, _unpacked_table)
+        return table
+
+    def _once(self, packed: T, unpack: Callable[[T], Any]) -> Any:
+        """What was packed, as it is unless it was needed just before."""
         known = self._unpacked.get(packed)
         if known is None:
-            known = _unpack(packed)
-            self._unpacked[packed] = known
+            known = self._unpacked[packed] = unpack(packed)
             if len(self._unpacked) > _UNPACKED:
                 del self._unpacked[next(iter(self._unpacked))]
         return known
@@ -382,6 +406,11 @@ class Cache:
         table = self.last_table(key)
         leading = table.default_version if table else None
         return min(known, key=lambda one: (one.version != leading, one.age)).selector
+
+
+def mark(status: bytes) -> bytes:
+    """What tells a status, in JSON, from every other one of its object."""
+    return hashlib.blake2b(status, digest_size=16).digest()
 
 
 def identity(raw: Raw) -> Identity:
@@ -409,8 +438,15 @@ def _pack(kind: str, raw: Raw) -> _Packed:
     annotations = raw["metadata"].get("annotations", {})
     ours = {key: value for key, value in annotations.items() if key.startswith(names.GROUP)}
     rest = msgspec.json.encode({"metadata": {**metadata, "annotations": ours}, "spec": raw["spec"]})
-    status = raw.get("status", {})
-    packed = _Packed(kind, rest, msgspec.json.encode(status), intern(status.get("phase", "")))
+    status = msgspec.json.encode(raw.get("status", {}))
+    begun = rest[:-1] + b',"status":'
+    packed = _Packed(
+        kind,
+        zlib.compress(begun + status + b"}", _QUICKLY),
+        len(begun),
+        mark(status),
+        intern(raw.get("status", {}).get("phase", "")),
+    )
     try:
         _unpack(packed)
     except msgspec.ValidationError as error:
@@ -419,10 +455,14 @@ def _pack(kind: str, raw: Raw) -> _Packed:
 
 
 def _unpack(packed: _Packed) -> Any:
-    text = b'%s,"status":%s}' % (packed.rest[:-1], packed.status)
+    text = zlib.decompress(packed.text)
     typed = _DECODERS[packed.kind].decode(text)
-    msgspec.structs.force_setattr(typed, "status_json", packed.status)
+    msgspec.structs.force_setattr(typed, "status_json", text[packed.status_at : -1])
     return typed
+
+
+def _unpacked_table(text: bytes) -> RoutingTable:
+    return _TABLE.decode(zlib.decompress(text))
 
 
 def _pod(raw: Raw) -> PodSeen | None:
@@ -444,20 +484,17 @@ def _pod(raw: Raw) -> PodSeen | None:
     )
 
 
-def _table(raw: Raw) -> StoredTable:
+def _table(raw: Raw) -> _PackedTable:
     data, metadata = raw.get("data", {}), raw["metadata"]
-    table, problem = None, None
+    text, problem = data.get(names.TABLE_KEY, ""), None
+    packed = None
     try:
-        table = decode_table(data.get(names.TABLE_KEY, ""), data.get(names.DIGEST_KEY, ""))
+        decode_table(text, data.get(names.DIGEST_KEY, ""))
+        packed = zlib.compress(text.encode(), _QUICKLY)
     except TableError as error:
         problem = str(error)
         _log.warning("ConfigMap %s/%s holds no routing table: %s", *_name(raw), error)
-    return StoredTable(
-        uid=metadata["uid"],
-        resource_version=metadata["resourceVersion"],
-        table=table,
-        problem=problem,
-    )
+    return _PackedTable(metadata["uid"], metadata["resourceVersion"], packed, problem)
 
 
 def _models(kind: str, raw: Raw) -> tuple[ModelKey, ...]:

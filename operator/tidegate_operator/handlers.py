@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 import kopf
+from kopf._core.reactor.inventory import ResourceMemories, ResourceMemory
 from typing_extensions import override
 
 from tidegate_contract import names
@@ -51,6 +52,16 @@ class _NoDiffs(kopf.DiffBaseStorage):
     @override
     def store(self, **_: Any) -> None:
         pass
+
+
+class _NoMemories(ResourceMemories):
+    """What kopf keeps of every object for daemons, retries and handlers that resume: there are none
+    here, and tens of thousands of objects.
+    """
+
+    @override
+    async def recall(self, raw_body: kopf.RawBody, **given: Any) -> ResourceMemory:
+        return await super().recall(raw_body, **{**given, "ephemeral": True})
 
 
 def register(
@@ -116,6 +127,7 @@ async def _watch_once(
         try:
             tasks = await kopf.spawn_tasks(
                 registry=registry,
+                memories=_NoMemories(),
                 standalone=True,
                 clusterwide=not namespaces,
                 namespaces=namespaces,

@@ -13,7 +13,7 @@ from tidegate_operator.api import abtest, canaryrollout
 from tidegate_operator.api.abtest import ABTest
 from tidegate_operator.api.canaryrollout import CanaryRollout
 from tidegate_operator.api.quantity import seconds
-from tidegate_operator.cache import Cache, ModelKey
+from tidegate_operator.cache import Cache, ModelKey, mark
 from tidegate_operator.questions import Questions
 from tidegate_operator.rollout import experiment_look, experiment_state
 from tidegate_operator.rollout.model import AnyState
@@ -37,10 +37,11 @@ class Live(NamedTuple):
 class Memory:
     """What is known of a model beyond its objects.
 
-    ``statuses``: by uid, the status that a state goes with. ``intervals``: by uid, seconds between
-    looks. ``last_look``: when evidence was last judged. ``read_at``: Prometheus' time of the last
-    samples. ``seen_at``: of the last look at all. ``settling``: since when pods have been waited
-    for. ``quiet``: what was there at a look that had nothing to write but progress.
+    ``statuses``: by uid, the mark of the status that a state goes with. ``intervals``: by uid,
+    seconds between looks. ``last_look``: when evidence was last judged. ``read_at``: Prometheus'
+    time of the last samples. ``seen_at``: of the last look at all. ``settling``: since when pods
+    have been waited for. ``quiet``: what was there at a look that had nothing to write but
+    progress.
     """
 
     states: dict[str, AnyState] = field(default_factory=dict)
@@ -108,7 +109,7 @@ class Memories:
         if not known.keys() <= memory.states.keys() & memory.intervals.keys():
             for one in self.owning(key):
                 memory.states.setdefault(one.metadata.uid, decoded(one))
-                memory.statuses.setdefault(one.metadata.uid, one.status_json)
+                memory.statuses.setdefault(one.metadata.uid, mark(one.status_json))
                 memory.intervals[one.metadata.uid] = interval(one)
         found = []
         for uid in known:

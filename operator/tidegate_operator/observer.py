@@ -4,9 +4,11 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from tidegate_contract.acknowledgement import PodReport
+import msgspec
+
+from tidegate_contract.acknowledgement import Acknowledgement
 from tidegate_contract.table import Owner
 from tidegate_operator import questions
 from tidegate_operator.adapters.pods import Pods
@@ -27,6 +29,9 @@ from tidegate_operator.rollout.observation import (
     Unreadable,
 )
 from tidegate_operator.rollout.state import Gating, Stepping, decode
+
+_JSON: Final = msgspec.json.Encoder()
+_ACKNOWLEDGEMENT: Final = msgspec.json.Decoder(Acknowledgement)
 
 
 class Look(NamedTuple):
@@ -60,11 +65,14 @@ class Observer:
     memories: Memories
     scrape_interval: float
     now: Callable[[], float]
-    _reports: dict[str, PodReport] = field(default_factory=dict)
+    _told: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    """By a pod's uid, then by model, acknowledgements as JSON: as objects they take several times
+    as much memory.
+    """
 
     def forget_pod(self, uid: str) -> None:
         """What a pod told does not count any more: it changed, or is gone."""
-        self._reports.pop(uid, None)
+        self._told.pop(uid, None)
 
     def unread(self, key: ModelKey, now: float) -> Unread | None:
         """What is needed for judging a model now; None where it is not judged now: that is once in
@@ -125,11 +133,11 @@ class Observer:
         reports = await asyncio.gather(*(self.pods.ask(pod.address) for pod in asked))
         for pod, report in zip(asked, reports, strict=True):
             if report is not None and report.pod_uid == pod.uid:
-                self._reports[pod.uid] = report
+                acks = report.models.items()
+                self._told[pod.uid] = {model: _JSON.encode(ack) for model, ack in acks}
 
     def _lags(self, pod: PodSeen, model: str, stored: StoredTable | None) -> bool:
-        report = self._reports.get(pod.uid)
-        ack = report.models.get(model) if report else None
+        ack = self._ack(pod, model)
         if ack is None or stored is None or stored.table is None:
             return True
         if (ack.table_uid, ack.revision) != (stored.uid, stored.table.revision) or ack.refused:
@@ -191,17 +199,21 @@ class Observer:
 
     def still(self, key: ModelKey, seen: Observation) -> tuple[object, ...]:
         """All that a decision rests on but evidence and time."""
-        return self.cache.revisions(key), seen.pods, seen.busy
+        return self.cache.revisions(key), _JSON.encode(seen.pods), seen.busy
+
+    def _ack(self, one: PodSeen, model: str) -> Acknowledgement | None:
+        """What a pod told of a model; None where it has not."""
+        told = self._told.get(one.uid, {}).get(model)
+        return None if told is None else _ACKNOWLEDGEMENT.decode(told)
 
     def _pod(self, one: PodSeen, model: str) -> Pod:
-        report = self._reports.get(one.uid)
         return Pod(
             name=one.name,
             uid=one.uid,
             ready=one.ready,
             terminating=one.terminating,
             ready_since=one.ready_since,
-            ack=report.models.get(model) if report else None,
+            ack=self._ack(one, model),
         )
 
     def _gating(self, key: ModelKey, memory: Memory) -> bool:

@@ -46,18 +46,20 @@ class Questions:
 
     namespace: str
     queries: Queries
-    _open: dict[Asked, asyncio.Task[Answer]] = field(default_factory=dict)
+    _open: dict[Asked, tuple[Question, asyncio.Task[Answer]]] = field(default_factory=dict)
 
     async def ask(self, wanted: Mapping[Asked, Question]) -> dict[Asked, Answer]:
-        """Ask what is not asked already; gives what was answered since the last time, once."""
-        self._drop(set(self._open) - wanted.keys())
+        """Ask what is not asked already; gives what was answered since the last time, once. What
+        was asked before an edit is not answered.
+        """
+        self._drop([key for key, (asked, _) in self._open.items() if wanted.get(key) != asked])
         for key, question in wanted.items():
             if key not in self._open:
-                self._open[key] = asyncio.create_task(self._answer(question))
+                self._open[key] = question, asyncio.create_task(self._answer(question))
         if not self._open:
             return {}
-        done, _ = await asyncio.wait(self._open.values(), timeout=_PATIENCE)
-        found = {key: task.result() for key, task in self._open.items() if task in done}
+        done, _ = await asyncio.wait([task for _, task in self._open.values()], timeout=_PATIENCE)
+        found = {key: task.result() for key, (_, task) in self._open.items() if task in done}
         for key in found:
             del self._open[key]
         return found
@@ -68,7 +70,7 @@ class Questions:
 
     def _drop(self, keys: Iterable[Asked]) -> None:
         for key in keys:
-            self._open.pop(key).cancel()
+            self._open.pop(key)[1].cancel()
 
     async def _answer(self, question: Question) -> Answer:
         try:

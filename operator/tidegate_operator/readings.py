@@ -26,6 +26,10 @@ a model that waits for a person may be about to start for days.
 """
 _PAUSE: Final = (1.0, 5.0)
 """Seconds between two questions of how models did before: after an answer, and after none."""
+_BEFORE_EVERY: Final = 10.0
+"""Seconds between two of them where one follows the other: as many models as there are by then
+share the next one.
+"""
 _PARTS: Final = 4
 """Of all models: thousands at once would outgrow what Prometheus answers in time, and memory."""
 _CLOCK_KEPT: Final = 1.5
@@ -56,6 +60,8 @@ class Evidence:
     _rates_known: float = 0.0
     _before: dict[ModelKey, tuple[float, Before]] = field(default_factory=dict)
     _starting: dict[ModelKey, None] = field(default_factory=dict)
+    _hurried: dict[ModelKey, None] = field(default_factory=dict)
+    _before_asked: float = -math.inf
     _before_next: float = 0.0
     _refreshing: bool = False
 
@@ -115,6 +121,11 @@ class Evidence:
         self._before.pop(key, None)
         return None
 
+    def hurry(self, key: ModelKey) -> None:
+        """A model waits for nothing else than how it did before: it is asked for first."""
+        if key in self._starting:
+            self._hurried[key] = None
+
     def due(self, now: float) -> bool:
         """Whether there is something to be asked."""
         if self._refreshing:
@@ -142,7 +153,7 @@ class Evidence:
             self._rates, self._rates_known = found, now
 
     async def _ask_before(self, now: float) -> list[ModelKey]:
-        asked = list(self._starting)[:BEFORE_AT_ONCE]
+        asked = list(self._hurried | self._starting)[:BEFORE_AT_ONCE]
         known = now - self._rates_known < _RATES_EVERY
         if not asked or now < self._before_next or not known:
             self._before_next = max(self._before_next, now + _PAUSE[not known])
@@ -151,8 +162,10 @@ class Evidence:
         if isinstance(found, Unreadable):
             self._before_next = now + _PAUSE[1]
             return []
-        self._before_next = now + _PAUSE[0]
+        often = now - self._before_asked <= _BEFORE_EVERY
+        self._before_asked, self._before_next = now, now + (_BEFORE_EVERY if often else _PAUSE[0])
         for key in asked:
             del self._starting[key]
+            self._hurried.pop(key, None)
         self._before.update({key: (now, one) for key, one in found.items()})
         return list(found)

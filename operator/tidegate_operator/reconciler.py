@@ -31,18 +31,25 @@ from tidegate_operator.adapters.queries import Queries
 from tidegate_operator.api import modelversion
 from tidegate_operator.api.quantity import epoch
 from tidegate_operator.batching import Policies
+from tidegate_operator.budget import Budget
 from tidegate_operator.cache import Cache, ModelKey
 from tidegate_operator.listing import Listing
 from tidegate_operator.memory import Memories, Memory, Owning, is_started, owner
 from tidegate_operator.observer import Look, Observer, Unread
+from tidegate_operator.places import Places
 from tidegate_operator.readings import Evidence, moment
 from tidegate_operator.rollout import experiment_state
 from tidegate_operator.rollout.glance import glance
 from tidegate_operator.rollout.model import AnyState, Plan, decide
 from tidegate_operator.rollout.observation import Observation, Reading
-from tidegate_operator.rollout.state import Stepping
-from tidegate_operator.writer import Budget, Writer
+from tidegate_operator.rollout.state import Gating, Stepping
+from tidegate_operator.schedule import Schedule
+from tidegate_operator.writer import Writer
 
+_MANY: Final = 500
+"""Models with something live from which on what decides nothing is written less often of each: the
+more seldom by the root of their number.
+"""
 _SOON: Final = 0.2
 """Seconds to the next look while pods are being waited for, or after a write failed."""
 _PATIENT: Final = 5.0
@@ -57,6 +64,10 @@ _FEW: Final = 1000
 _AT_ONCE: Final = 0.4
 """What one reading is about at most: so many models, or this part of all."""
 _PARALLEL: Final = 16
+_FIRST, _STARTED, _LAST = range(3)
+"""Whose look comes first: that which may take traffic back, then those at rollouts and tests that
+have begun, then all others.
+"""
 _PROGRESSING: Final = 4
 """Looks that write progress at the same time: those that decide something do not wait for them."""
 _PROGRESS_A_SECOND: Final = 50.0
@@ -75,14 +86,15 @@ class Reconciler:
     scrape_interval: float
     now: Callable[[], float]
     last_round: float = 0.0
-    _due: dict[ModelKey, float] = field(default_factory=dict)
+    _schedule: Schedule = field(default_factory=Schedule)
     _to_judge: dict[ModelKey, tuple[Unread, float]] = field(default_factory=dict)
     _later: dict[ModelKey, None] = field(default_factory=dict)
     _settling: set[ModelKey] = field(default_factory=set)
+    _live: set[ModelKey] = field(default_factory=set)
     _reading: bool = False
     _judging: int = 0
     _woken: asyncio.Event = field(default_factory=asyncio.Event)
-    _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_PARALLEL))
+    _places: Places = field(default_factory=lambda: Places(_PARALLEL))
     _background: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_PROGRESSING))
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _progress: Budget = field(default_factory=lambda: Budget(_PROGRESS_A_SECOND))
@@ -159,14 +171,13 @@ class Reconciler:
     def _pause(self) -> float:
         """Seconds to the next thing to do."""
         now = self.now()
-        pause = min(min(self._due.values(), default=math.inf) - now, _SELDOM)
+        pause = min(self._schedule.next() - now, _SELDOM)
         if self._later and not (self._reading or self._judging):
             pause = min(pause, 1.0 / _PROGRESS_A_SECOND)
         return max(0.0, pause)
 
     def _wake(self, key: ModelKey, at: float) -> None:
-        if at < self._due.get(key, math.inf):
-            self._due[key] = at
+        if self._schedule.wake(key, at):
             self._woken.set()
 
     async def _round(self) -> None:
@@ -180,8 +191,7 @@ class Reconciler:
         """
         now = self.now()
         self.last_round = now
-        for key in [key for key, at in self._due.items() if at <= now + _TOGETHER]:
-            at = self._due.pop(key)
+        for key, at in self._schedule.due(now + _TOGETHER):
             unread = None if key in self._to_judge else self._observer.unread(key, now)
             if unread is None:
                 yield asyncio.create_task(self._look(key, Look(at)))
@@ -276,7 +286,8 @@ class Reconciler:
         look = await self._observer.asked(key, look, memory)
         if not progress and self._glanced(key, look):
             return self._until_next_look(key, self._memories.of(key))
-        async with contextlib.nullcontext() if progress else self._slots:
+        rank = self._rank(key, look)
+        async with contextlib.nullcontext() if progress else self._places.taken(rank):
             with telemetry.RECONCILE.time():
                 if await self._swept(key):
                     await self._policies.tell(key)
@@ -287,6 +298,13 @@ class Reconciler:
                 await self._policies.tell(key)
         return self._until_next_look(key, self._memories.of(key))
 
+    def _rank(self, key: ModelKey, look: Look) -> int:
+        """Which looks come before this one where many wait."""
+        memory = self._memories.of(key)
+        if look.reading is not None or memory.rollback_since is not None:
+            return _FIRST
+        return _STARTED if memory.started is not None else _LAST
+
     def _glanced(self, key: ModelKey, look: Look) -> bool:
         """Look at what has moved since everything was decided, if that is evidence only."""
         memory = self._memories.of(key)
@@ -295,7 +313,7 @@ class Reconciler:
         seen = self._observer.observation(key, look, memory, whole=False)
         if memory.quiet != self._observer.still(key, seen):
             return False
-        told = self._writer.progress_due(key, memory, seen.now)
+        told = key not in self._later and self._writer.progress_due(key, memory, seen.now)
         states = glance(seen, memory.states, detailed=told)
         if states is None:
             return False
@@ -311,10 +329,12 @@ class Reconciler:
         """Decide everything about a model anew, and do it."""
         memory = self._memories.of(key)
         seen = self._observer.observation(key, look, memory)
-        progress = progress or (
-            self._writer.progress_due(key, memory, seen.now) and self._progress.take(seen.now)
-        )
         plan = decide(seen, memory.states)
+        progress = progress or (
+            bool(plan.statuses)
+            and self._writer.progress_due(key, memory, seen.now)
+            and self._progress.take(seen.now)
+        )
         self._reserve(key, seen, plan, memory)
         went_live = _went_live(plan, memory)
         self._note(memory, seen, look.due)
@@ -326,6 +346,8 @@ class Reconciler:
         self._policies.note(key, plan.applied)
         if progress:
             self._later.pop(key, None)
+        if any(_only_lacks_before(one) for one in plan.states.values()):
+            self.evidence.hurry(key)
         self._note_reading(memory, seen)
         self._note_settling(key, plan, seen, memory)
 
@@ -366,6 +388,11 @@ class Reconciler:
         if not (plan.settling or urgent or plan.table or plan.removals or plan.ask_pods):
             memory.quiet = self._observer.still(key, seen)
 
+    def _note_live(self, key: ModelKey, *, live: bool) -> None:
+        """Note how many models there are whose progress is to be written."""
+        (self._live.add if live else self._live.discard)(key)
+        self._writer.pace = max(1.0, math.sqrt(len(self._live) / _MANY))
+
     async def _swept(self, key: ModelKey) -> bool:
         """Remove the table of a model that has neither versions nor pods any more."""
         if self.cache.versions(key) or self._memories.owning(key) or self.cache.pods(key):
@@ -375,6 +402,7 @@ class Reconciler:
         self._policies.forget(key)
         self._later.pop(key, None)
         self._settling.discard(key)
+        self._note_live(key, live=False)
         return True
 
     def _until_next_look(self, key: ModelKey, memory: Memory) -> float:
@@ -385,11 +413,13 @@ class Reconciler:
         starts = [
             epoch(one.spec.start_time) - now for one in self.cache.tests(key) if one.spec.start_time
         ]
+        running = self._memories.live(key, memory)
+        self._note_live(key, live=bool(running))
         pauses = [
             _SELDOM,
             *(
-                live.interval - (now - moment(key, live.interval)) % live.interval + _TOGETHER / 2
-                for live in self._memories.live(key, memory)
+                one.interval - (now - moment(key, one.interval)) % one.interval + _TOGETHER / 2
+                for one in running
             ),
             *(ahead for ahead in starts if ahead > 0),
         ]
@@ -399,12 +429,17 @@ class Reconciler:
 
     def _patience(self, memory: Memory, waited: float) -> float:
         """Seconds until pods are asked again: soon, but for those that have been waited for for
-        long, and where many models wait at once; never later where traffic is to be taken back.
+        long, and where many models wait at once, so that their looks take half of the time at most;
+        never later where traffic is to be taken back.
         """
         if memory.rollback_since is not None:
             return min(max(_SOON, waited / 10), 1.0)
-        crowd = len(self._settling) * _EACH
-        return min(max(_SOON, waited / 10, crowd), _PATIENT)
+        return max(min(max(_SOON, waited / 10), _PATIENT), len(self._settling) * _EACH)
+
+
+def _only_lacks_before(state: AnyState) -> bool:
+    """Whether it starts once it is known how the model did before."""
+    return isinstance(state, Gating | experiment_state.Gating) and state.reason == "NoData"
 
 
 def _went_live(plan: Plan, memory: Memory) -> bool:

@@ -19,7 +19,8 @@ from tidegate_operator.adapters.cluster import (
 from tidegate_operator.api import abtest, canaryrollout, modelversion
 from tidegate_operator.api.meta import wire
 from tidegate_operator.api.quantity import seconds
-from tidegate_operator.cache import Cache, ModelKey
+from tidegate_operator.budget import Budget
+from tidegate_operator.cache import Cache, ModelKey, mark
 from tidegate_operator.memory import Memory, Owning, goes_back, interval
 from tidegate_operator.rollout import experiment_state
 from tidegate_operator.rollout.events import Event
@@ -32,48 +33,34 @@ _TEST_PROGRESS: Final = 15.0
 """Seconds between two statuses of a test that only moved on: people watch its figures."""
 _NEWS_A_SECOND: Final = 2.0
 """Statuses of versions in a second that are written only because their metrics moved."""
-_PASSING_A_SECOND: Final = 10.0
-"""Statuses in a second whose change may be another one a moment later. A few are written at once;
-of many, as where thousands start or Prometheus is slow, decisions come first: they wait for
-progress.
+_PASSING: Final = (5.0, 10.0)
+"""Statuses in a second, and at once, whose change may be another one a moment later. A few are
+written as they come; of many, as where thousands start or Prometheus is slow, decisions come first:
+they wait for later looks.
 """
+_LEFT: Final = 0.5
+"""The part of these that is left for them by what is written only because figures moved."""
 
 API: Final = f"{names.GROUP}/{names.API_VERSION}"
 _OWNERS: Final = frozenset({canaryrollout.KIND, abtest.KIND})
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Budget:
-    """So many in a second, a second's worth at once."""
-
-    a_second: float
-    _left: float = 0.0
-    _at: float = 0.0
-
-    def take(self, now: float) -> bool:
-        """Take one, if there is one left."""
-        grown = self._left + (now - self._at) * self.a_second
-        self._left, self._at = min(grown, self.a_second), now
-        if self._left < 1.0:
-            return False
-        self._left -= 1.0
-        return True
-
-
 @dataclass(slots=True, kw_only=True)
 class Writer:
     """Writes to the API server; what it answers with is in the cache at once. ``now``: the wall
-    clock.
+    clock. ``pace``: of all that is written though it decides nothing, as many times as much in a
+    second, and of each object as many times more seldom, as where there are few.
     """
 
     cache: Cache
     cluster: Cluster
     now: Callable[[], float]
+    pace: float = 1.0
     _deleted: dict[ModelKey, list[Raw]] = field(default_factory=dict)
     _unfit: dict[str, str] = field(default_factory=dict)
     _news: Budget = field(default_factory=lambda: Budget(_NEWS_A_SECOND))
-    _passing: Budget = field(default_factory=lambda: Budget(_PASSING_A_SECOND))
+    _passing: Budget = field(default_factory=lambda: Budget(*_PASSING))
 
     async def act(
         self, key: ModelKey, seen: Observation, plan: Plan, memory: Memory, *, progress: bool
@@ -118,12 +105,12 @@ class Writer:
         """The statuses of rollouts and tests: at once where their meaning changed."""
         mine = [write for write in plan.statuses if write.kind in _OWNERS]
         objects: tuple[Owning, ...] = (*seen.rollouts, *seen.tests)
-        written = {one.metadata.uid: one.status_json for one in objects}
+        written = {one.metadata.uid: mark(one.status_json) for one in objects}
         for write in mine:
             if progress or self._at_once(write, seen.now):
                 uid = write.metadata.uid
                 await self.write_status(write)
-                written[uid] = self.cache.status_json(write.kind, write.metadata)
+                written[uid] = self.cache.status_mark(write.kind, write.metadata)
                 memory.states[uid], memory.statuses[uid] = plan.states[uid], written[uid]
         memory.states, memory.statuses = dict(plan.states), written
         memory.intervals = {one.metadata.uid: interval(one) for one in objects}
@@ -137,13 +124,17 @@ class Writer:
         others = [write for write in plan.statuses if write.kind not in _OWNERS]
         news = now - memory.told >= _CHECKPOINT
         for write in others:
-            if self._at_once(write, now) or (news and self._news.take(now)):
+            if self._at_once(write, now) or (news and self._affords_news(now)):
                 await self.write_status(write)
                 memory.told = now
 
     def _at_once(self, write: StatusWrite, now: float) -> bool:
         """Whether a status is written whatever else there is to do."""
-        return write.urgent and (not write.passing or self._passing.take(now))
+        return write.urgent and (not write.passing or self._passing.take(now, pace=self.pace))
+
+    def _affords_news(self, now: float) -> bool:
+        """Whether there is room for a status that says nothing new but its figures."""
+        return self._news.take(now) and self._passing.take(now, pace=self.pace, leave=_LEFT)
 
     async def _write_table(self, key: ModelKey, seen: Observation, plan: Plan) -> None:
         if plan.table is None:
@@ -192,7 +183,7 @@ class Writer:
 
     def progress_due(self, key: ModelKey, memory: Memory, now: float) -> bool:
         """Whether it is time to write progress: every minute, and ten times in a step shorter than
-        ten minutes. Models take different moments of it.
+        ten minutes; less often where there are many. Models take different moments of it.
         """
         pause = _CHECKPOINT
         for state in memory.states.values():
@@ -203,7 +194,7 @@ class Writer:
                 pause = min(pause, _TEST_PROGRESS)
         if memory.checkpointed is None:
             memory.checkpointed = now - pause * zlib.crc32("/".join(key).encode()) / 2**32
-        return now - memory.checkpointed >= pause
+        return now - memory.checkpointed >= pause * self.pace
 
     def note_deleted(self, key: ModelKey, raw: Raw) -> None:
         """A version was deleted; ``raw``: as it was last."""

@@ -3,7 +3,8 @@
 A real API server, a real Prometheus and the operator as a process; one process more stands for all
 sidecars (see ``sidecars``). Every rollout is the operator's own doing: objects are created as users
 and a kubelet would, and it loads, compares, writes tables and statuses until all canaries have
-traffic. Then it is watched for a while, and, at 1,000, some canaries begin to fail.
+traffic: that is the start, with figures of its own. Once all steps are under way, and the versions
+say what share they have, it is watched for a while, and, at 1,000, some canaries begin to fail.
 
 It needs port 9002 of every address in 127.0.0.0/8 to itself, as pods are asked there.
 """
@@ -11,6 +12,7 @@ It needs port 9002 of every address in 127.0.0.0/8 to itself, as pods are asked 
 import argparse
 import asyncio
 import json
+import math
 import os
 import random
 import ssl
@@ -40,10 +42,15 @@ NAME = "operator_scale"
 SIZES = (1_000, 10_000)
 WATCHED_INTERVALS = 12
 BREACHES = 10
+PERCENT = 10
+"""The canary's share."""
 IN_FLIGHT = 24
+SETTLED = 420.0
+"""Seconds for which, after the start, statuses are waited for that tell of it."""
 PROGRESS = 30.0
 """Seconds between two lines that tell how far it is."""
 RESULTS = Path("bench-results")
+QUERIES = "tidegate_prometheus_queries_total"
 HERE = Path(__file__).parent
 CRDS = HERE.parents[1] / "crds"
 OURS = f"/apis/{names.GROUP}/{names.API_VERSION}/namespaces/default"
@@ -105,17 +112,12 @@ class Bench:
         quiet = self._requests_per_second(10.0)
         operator = self._start_operator()
         self._until(lambda: self._phases("New") == 0, "the operator's lists")
-        created = time.monotonic()
-        asyncio.run(self._create(self._rollout))
-        whole = self._until(lambda: self._live() >= self.rollouts, "the canaries' traffic")
-        traffic = time.monotonic() - created if whole else None
-        if whole:
-            self._until(lambda: self._phases("Progressing") >= self.rollouts, "steps under way")
+        start, whole = self._start(operator)
         setup = time.monotonic() - began
         time.sleep(max(30.0, 2 * self.interval))
         figures = self._watch(operator, quiet)
         figures["setup_s"] = round(setup)
-        figures["all_have_traffic_s"] = None if traffic is None else round(traffic)
+        figures["start"] = start
         figures["traffic_share"] = round(self._live() / self.rollouts, 3)
         if whole and self.rollouts <= min(SIZES):
             waits = [self._breach(number) for number in range(BREACHES)]
@@ -123,13 +125,38 @@ class Bench:
             figures["breach_to_rollback_p50_s"] = round(statistics.median(waits), 2)
         return figures
 
+    def _start(self, operator: Process) -> tuple[dict[str, Any], bool]:
+        """Create all rollouts and wait until they are in the middle of their canaries; what that
+        cost, and whether they all are.
+        """
+        created, answered = time.monotonic(), self._answered()
+        asked = scraped(f"{self.operator_url}/metrics")
+        asyncio.run(self._create(self._rollout))
+        whole = self._until(lambda: self._live() >= self.rollouts, "the canaries' traffic")
+        took = time.monotonic() - created
+        requests = (self._answered() - answered) / self.rollouts
+        queries = delta(asked, scraped(f"{self.operator_url}/metrics"), QUERIES)
+        figures = {
+            "all_have_traffic_s": round(took) if whole else None,
+            "api_requests_per_rollout": round(requests, 1),
+            "queries_per_tick": round(queries / took * self.interval, 2),
+            "peak_rss_mb": round(memory_mb(operator.pid, "VmHWM")),
+            "all_told_s": None,
+        }
+        under_way = whole and self._until(
+            lambda: self._phases("Progressing") >= self.rollouts, "steps under way"
+        )
+        if under_way and self._until(self._told, "statuses", every=15.0, patience=SETTLED):
+            figures["all_told_s"] = round(time.monotonic() - created)
+        return figures, whole
+
     def _watch(self, operator: Process, quiet: float) -> dict[str, Any]:
         """What it costs over some intervals."""
         seconds = WATCHED_INTERVALS * self.interval
         before, cpu = scraped(f"{self.operator_url}/metrics"), cpu_seconds(operator.pid)
         api = self._requests_per_second(seconds)
         after = scraped(f"{self.operator_url}/metrics")
-        queries = delta(before, after, "tidegate_prometheus_queries_total")
+        queries = delta(before, after, QUERIES)
         lags = buckets(before, after, "tidegate_tick_lag_seconds_bucket")
         return {
             "rss_mb": round(memory_mb(operator.pid, "VmRSS")),
@@ -183,7 +210,7 @@ class Bench:
         spec = {
             "model": model_name(number),
             "canaryVersion": 2,
-            "steps": [{"percent": 10, "duration": "24h"}, {"percent": 100}],
+            "steps": [{"percent": PERCENT, "duration": "24h"}, {"percent": 100}],
             "analysis": {"interval": f"{self.interval}s", "warmup": "10s"},
         }
         await requests.ours("CanaryRollout", model_name(number), spec)
@@ -223,14 +250,24 @@ class Bench:
         time.sleep(seconds)
         return (self._answered() - before - 1) / seconds
 
-    def _answered(self) -> float:
+    def _told(self) -> bool:
+        """Whether every version's status tells the share that it has."""
+        found = json.loads(self._get(f"{OURS}/modelversions?resourceVersion=0"))["items"]
+        shares = (one["status"].get("trafficPercent") for one in found)
+        return all(share in {PERCENT, 100 - PERCENT} for share in shares)
+
+    def _get(self, path: str) -> bytes:
         api = self.plane.api
         request = urllib.request.Request(
-            f"{api.server}/metrics", headers={"Authorization": f"Bearer {api.token}"}
+            api.server + path, headers={"Authorization": f"Bearer {api.token}"}
         )
         context = ssl.create_default_context(cafile=str(api.ca))
-        with urllib.request.urlopen(request, timeout=30, context=context) as response:
-            lines = response.read().decode().splitlines()
+        with urllib.request.urlopen(request, timeout=60, context=context) as response:
+            body: bytes = response.read()
+        return body
+
+    def _answered(self) -> float:
+        lines = self._get("/metrics").decode().splitlines()
         counted = (one for one in lines if one.startswith("apiserver_request_total{"))
         return sum(float(one.rpartition(" ")[2]) for one in counted if 'verb="WATCH"' not in one)
 
@@ -241,17 +278,24 @@ class Bench:
         found = scraped(f"{self.operator_url}/metrics")
         return found.get(("tidegate_rollouts", (("phase", phase),)), 0.0)
 
-    def _until(self, condition: Callable[[], bool], what: str) -> bool:
+    def _until(
+        self,
+        condition: Callable[[], bool],
+        what: str,
+        *,
+        every: float = 0.5,
+        patience: float = math.inf,
+    ) -> bool:
         """Wait for it; says whether it came."""
         began = told = time.monotonic()
         while not condition():
             now = time.monotonic()
-            if now > began + self.patience:
+            if now > began + min(self.patience, patience):
                 return False
             if now > told + PROGRESS:
                 told = now
                 self._tell(what, now - began)
-            time.sleep(0.5)
+            time.sleep(every)
         return True
 
     def _tell(self, what: str, waited: float) -> None:

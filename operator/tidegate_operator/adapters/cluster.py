@@ -36,7 +36,8 @@ CRD_SCHEMA_ANNOTATION: Final = f"{names.GROUP}/crd-schema"
 _TIMEOUT: Final = 10.0
 _CONNECTIONS: Final = 16
 """At once; each takes a quarter of a megabyte."""
-_PAGE: Final = 250
+_PAGE: Final = 100
+"""Objects that are listed at once: as objects of Python they take a hundred KB each."""
 _KEY_BYTES: Final = 32
 _SECRET_KNOWN: Final = 300.0
 """Seconds for which a Secret that was seen is taken to be there."""

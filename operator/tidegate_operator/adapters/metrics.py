@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import math
 import re
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from tidegate_operator.adapters.prometheus import (
     Prometheus,
     PrometheusError,
     Row,
+    in_thread,
 )
 from tidegate_operator.evidence.counters import PARTS, Counts, Series
 from tidegate_operator.evidence.promql import quoted
@@ -34,7 +34,7 @@ ModelKey = tuple[str, str]
 Numbers = tuple[float, ...]
 T = TypeVar("T")
 
-BEFORE_AT_ONCE: Final = 50
+BEFORE_AT_ONCE: Final = 400
 """Models of which one query asks how they did before a rollout."""
 _QUANTILES: Final = ("0.5", "0.95", "0.99")
 _ERRORS: Final = frozenset({"server_error", "expired"})
@@ -148,7 +148,7 @@ class PrometheusMetrics:
     async def _run(self, read: Callable[[], T]) -> T | Unreadable:
         try:
             async with asyncio.timeout(3 * WHOLE):
-                return await _in_thread(read)
+                return await in_thread(read)
         except TimeoutError:
             return Unreadable(f"no answer within {3 * WHOLE:g}s")
         except PrometheusError as error:
@@ -225,29 +225,6 @@ class PrometheusMetrics:
             self._asked(False)
             raise
         self._asked(True)
-
-
-async def _in_thread(read: Callable[[], T]) -> T:
-    """What a function that blocks returns, or raises. Nothing waits for its thread, so that the
-    operator can end while a server does not answer.
-    """
-    loop = asyncio.get_running_loop()
-    found: asyncio.Future[T] = loop.create_future()
-
-    def tell(set_it: Callable[[], None]) -> None:
-        if not found.done():
-            set_it()
-
-    def work() -> None:
-        try:
-            told = partial(found.set_result, read())
-        except Exception as error:  # noqa: BLE001 - whoever waits for it gets it
-            told = partial(found.set_exception, error)
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(tell, told)
-
-    threading.Thread(target=work, name="prometheus", daemon=True).start()
-    return await found
 
 
 def _before(

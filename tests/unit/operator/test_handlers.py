@@ -1,8 +1,8 @@
-"""The end of kopf's tasks."""
+"""The end of kopf's tasks, and what it does not keep."""
 
 import asyncio
 
-from tidegate_operator.handlers import _end_others
+from tidegate_operator.handlers import _end_others, _NoMemories
 
 
 async def test_tasks_that_go_on_after_being_cancelled_end() -> None:
@@ -21,3 +21,9 @@ async def test_tasks_that_go_on_after_being_cancelled_end() -> None:
     await _end_others()
     assert task.done()
     assert refused == 3
+
+
+async def test_kopf_keeps_nothing_of_an_object() -> None:
+    memories = _NoMemories()
+    await memories.recall({"metadata": {"uid": "1"}}, noticed_by_listing=True)
+    assert list(memories.iter_all_memories()) == []

@@ -58,6 +58,17 @@ async def test_what_is_no_longer_asked_is_not_answered() -> None:
     assert await asking.ask(ASKED) == {KEY: Value(1, 2)}
 
 
+async def test_an_edited_query_is_not_answered_by_what_was_asked_before() -> None:
+    prometheus = Prometheus()
+    prometheus.open.clear()
+    asking = Questions("n", prometheus)
+    await asking.ask(ASKED)
+    prometheus.open.set()
+    edited = {KEY: Question("y", {"canary": "2"})}
+    assert await asking.ask(edited) == {KEY: Value(1, 2)}
+    assert prometheus.asked == [("n", 'x{v="2"}'), ("n", "y")]
+
+
 async def test_an_unknown_placeholder_is_told_and_not_asked() -> None:
     prometheus = Prometheus()
     found = await Questions("n", prometheus).ask({KEY: Question("$modle", {"model": "m"})})

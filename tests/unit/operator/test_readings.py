@@ -134,6 +134,27 @@ async def test_before_is_asked_for_models_that_want_it_a_few_at_a_time() -> None
     assert [asks.before(key) for key in models] == [Before(restarts=1)] * len(models)
 
 
+async def test_who_waits_for_nothing_else_is_asked_for_first() -> None:
+    prometheus = Prometheus()
+    asks = evidence(prometheus)
+    models = [("n", f"m{number}") for number in range(BEFORE_AT_ONCE + 5)]
+    for key in models:
+        asks.before(key)
+    asks.hurry(models[-1])
+    await every_second(prometheus, asks, 3)
+    assert prometheus.asked[0] == [models[-1], *models[: BEFORE_AT_ONCE - 1]]
+
+
+async def test_models_that_start_one_after_the_other_share_questions() -> None:
+    prometheus = Prometheus()
+    asks = evidence(prometheus)
+    for number in range(600):
+        asks.before(("n", f"m{number}"))
+        await every_second(prometheus, asks, 1)
+    assert 600 - 15 <= sum(map(len, prometheus.asked)) <= 600
+    assert len(prometheus.asked) <= 600 / 10 + 3
+
+
 async def test_before_is_kept_fresh_while_it_is_wanted() -> None:
     prometheus = Prometheus()
     asks = evidence(prometheus)

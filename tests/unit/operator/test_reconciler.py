@@ -1,6 +1,7 @@
 """The loop: order of writes, conflicts, foreign writes, rest, many models, many operators."""
 
 import asyncio
+import math
 from collections.abc import Collection
 
 import pytest
@@ -10,10 +11,10 @@ from tidegate_contract.acknowledgement import PodReport
 from tidegate_operator import reconciler
 from tidegate_operator.adapters.cluster import CONFIG_MAP, ConflictError
 from tidegate_operator.adapters.metrics import ModelKey, Rates, Readings
+from tidegate_operator.budget import Budget
 from tidegate_operator.observer import Unread
 from tidegate_operator.readings import moment
 from tidegate_operator.rollout.observation import LiveMetrics, Unreadable
-from tidegate_operator.writer import Budget
 
 TABLE = (CONFIG_MAP, "tidegate-routing-digits")
 
@@ -385,3 +386,38 @@ def test_a_hold_that_was_not_told_counts_for_nothing_after_a_restart() -> None:
     world.prometheus_up = True
     world.run(70)
     assert world.status()["stepElapsed"] <= 320 + 80
+
+
+def test_of_many_versions_at_once_some_say_nothing_before_they_are_ready() -> None:
+    world = Simulation(load_time=8.0)
+    world.operators[0]._writer._passing = Budget(0.0)
+    world.version(1, lifecycle="Active", trafficPercent=100)
+    world.version(2)
+    world.run(30)
+    told = [write for write in world.writes if "ModelVersion" in write]
+    assert sorted(told) == [f"status ModelVersion digits-{number} Ready" for number in (1, 2)]
+    assert world.reasons("digits-1") == ["VersionLoaded"]
+
+
+def test_what_is_wrong_with_a_version_is_said_while_it_loads() -> None:
+    world = Simulation(load_time=math.inf)
+    world.operators[0]._writer._passing = Budget(0.0)
+    world.version(1, lifecycle="Active", trafficPercent=90)
+    world.run(5)
+    assert world.status("digits-1", "ModelVersion")["phase"] == "Loading"
+    assert world.reasons("digits-1") == ["InvalidSpec"]
+
+
+@pytest.mark.parametrize(("many", "expected"), [(500.0, 30), (1 / 9, 10)])
+def test_where_there_are_many_progress_is_written_less_often(
+    monkeypatch: pytest.MonkeyPatch, many: float, expected: int
+) -> None:
+    monkeypatch.setattr(reconciler, "_MANY", many)
+    world = two_versions()
+    world.rollout(initialPercent=50, stepPercent=50, stepDuration="24h")
+    world.run_to("Progressing")
+    world.run(100)
+    writes = len(world.writes)
+    world.run(1800)
+    told = [one for one in world.writes[writes:] if one.startswith("status CanaryRollout")]
+    assert abs(len(told) - expected) <= 1
