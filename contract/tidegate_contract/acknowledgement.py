@@ -54,7 +54,9 @@ class BatchLive(Record, frozen=True, kw_only=True):
     installed. ``batch_size``: rows of a batch lately, the mean. ``fixed_seconds`` and
     ``seconds_per_row``: a and b of the cost a + b n that was learned, of the version that had most
     batches lately. ``p99``: seconds from arrival to answer that 99% of the requests lately stayed
-    within. These are None where too little was seen. ``queue_length``: requests that wait.
+    within. ``row_bytes``: what a row takes of the policy's memory limit, its inputs and outputs,
+    of the largest lately. These are None where too little was seen, the last one without a limit,
+    too. ``queue_length``: requests that wait.
     ``dropped``: requests rejected or expired since the sidecar started. ``notes``: what keeps the
     pod from doing as the policy says, a sentence each.
     """
@@ -66,6 +68,7 @@ class BatchLive(Record, frozen=True, kw_only=True):
     queue_length: int = 0
     dropped: int = 0
     p99: float | None = None
+    row_bytes: int | None = None
     notes: list[str] = []
 
 

@@ -17,11 +17,11 @@ from tidegate_operator.adapters.cluster import ClusterError
 from tidegate_operator.adapters.pods import Pods
 from tidegate_operator.api.batchpolicy import KIND, BatchPolicy, Live, Status
 from tidegate_operator.api.meta import wire
+from tidegate_operator.budget import Budget
 from tidegate_operator.cache import Cache, ModelKey, PodSeen
 from tidegate_operator.rollout import policies
 from tidegate_operator.rollout.model import StatusWrite
 from tidegate_operator.rollout.policies import Applied
-from tidegate_operator.writer import Budget
 
 _EVERY: Final = 15.0
 """Seconds between two looks at a policy's live figures, or more where there are many pods; less

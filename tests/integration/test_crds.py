@@ -38,7 +38,7 @@ PLURALS = {
 def cluster(control_plane: ControlPlane) -> Iterator[ControlPlane]:
     control_plane.kubectl("apply", "--filename", str(ROOT / "crds"))
     control_plane.kubectl("wait", "--for=condition=Established", "crd", "--all")
-    control_plane.kubectl("create", "namespace", "crds")
+    control_plane.make_namespace("crds")
     for kind in PLURALS:
         for name, spec in (("complete", COMPLETE[kind]), ("minimal", MINIMAL[kind])):
             control_plane.api.request("POST", path(kind), manifest(kind, name, spec))
@@ -121,6 +121,35 @@ def test_assignment_of_a_test_cannot_be_removed(cluster: ControlPlane) -> None:
     cluster.api.request("POST", path("ABTest"), manifest("ABTest", "assigned", assigned))
     with pytest.raises(ApiError, match=r"assignment: .* cannot be added or removed, as users"):
         edit(cluster, "ABTest", "assigned", {"assignment": None})
+
+
+@pytest.mark.parametrize("start", ["2026-12-02T09:00:00Z", None])
+def test_a_test_that_has_started_starts_at_no_other_time(
+    cluster: ControlPlane, start: str | None
+) -> None:
+    began, same = "2026-12-01T09:00:00Z", "2026-12-01T10:00:00+01:00"
+    name = f"started-{start is None}".lower()
+    spec = {**MINIMAL["ABTest"], "startTime": began}
+    cluster.api.request("POST", path("ABTest"), manifest("ABTest", name, spec))
+    assert edit(cluster, "ABTest", name, {"startTime": start})["spec"].get("startTime") == start
+    status = {"status": {"startedAt": began}}
+    where = f"{path('ABTest', name)}/status"
+    cluster.api.request("PATCH", where, status, content_type=MERGE_PATCH)
+    with pytest.raises(ApiError) as refusal:
+        edit(cluster, "ABTest", name, {"startTime": start})
+    wrong = Case("ABTest", {}, "spec.startTime", "cannot be changed once the treatment has its")
+    assert_says(refusal, wrong)
+    edit(cluster, "ABTest", name, {"startTime": same, "suspend": True})
+
+
+def test_a_test_that_has_started_is_given_no_time_to_start(cluster: ControlPlane) -> None:
+    cluster.api.request("POST", path("ABTest"), manifest("ABTest", "begun", MINIMAL["ABTest"]))
+    status = {"status": {"startedAt": "2026-12-01T09:00:00Z"}}
+    where = f"{path('ABTest', 'begun')}/status"
+    cluster.api.request("PATCH", where, status, content_type=MERGE_PATCH)
+    with pytest.raises(ApiError, match=r"spec\.startTime: .* cannot be changed once"):
+        edit(cluster, "ABTest", "begun", {"startTime": "2026-12-02T09:00:00Z"})
+    edit(cluster, "ABTest", "begun", {"minSamples": 10})
 
 
 @pytest.mark.parametrize("wrong", WRONG_AS_ADDITION, ids=str)

@@ -4,9 +4,13 @@ One answer may hold the samples of thousands of models: hundreds of MB of JSON. 
 pieces of whole rows, into the few labels that matter, and never stands in memory as a whole.
 """
 
+import asyncio
+import contextlib
+import threading
 import time
-from collections.abc import Iterator
-from typing import Final, Literal
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -27,6 +31,7 @@ _LONG: Final = 2048
 """Characters of a query from which on it goes in the body: as an address, servers refuse it."""
 
 Kind = Literal["matrix", "vector", "scalar", "string"]
+T = TypeVar("T")
 
 
 class PrometheusError(Exception):
@@ -78,7 +83,7 @@ class _Answer(msgspec.Struct):
 
 
 class Prometheus:
-    """One Prometheus. Everything here blocks: call it from a thread.
+    """One Prometheus. Everything here blocks: call it by ``in_thread``.
 
     ``url`` may have parameters of its own, as proxies ask for. ``namespace_label``, ``pod_label``:
     what the scrape calls the target's namespace and pod. ``silence``: seconds without a byte after
@@ -189,6 +194,29 @@ class Prometheus:
             raise PrometheusError("the connection broke in the middle of an answer") from error
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise PrometheusError(f"{type(error).__name__}: {_cause(error)}") from error
+
+
+async def in_thread(read: Callable[[], T]) -> T:
+    """What a function that blocks returns, or raises. Nothing waits for its thread, so that the
+    operator can end while a server does not answer.
+    """
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[T] = loop.create_future()
+
+    def tell(set_it: Callable[[], None]) -> None:
+        if not found.done():
+            set_it()
+
+    def work() -> None:
+        try:
+            told = partial(found.set_result, read())
+        except Exception as error:  # noqa: BLE001 - whoever waits for it gets it
+            told = partial(found.set_exception, error)
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(tell, told)
+
+    threading.Thread(target=work, name="prometheus", daemon=True).start()
+    return await found
 
 
 class _Pieces:

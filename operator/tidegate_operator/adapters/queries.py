@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Literal, Protocol
@@ -14,6 +13,7 @@ from tidegate_operator.adapters.prometheus import (
     Prometheus,
     PrometheusError,
     QueryRefusedError,
+    in_thread,
 )
 from tidegate_operator.evidence import promql
 from tidegate_operator.evidence.queries import Answer, QueryError
@@ -50,9 +50,7 @@ class PrometheusQueries:
     _asking: dict[tuple[str, str], asyncio.Task[Answer]] = field(default_factory=dict)
     _prometheuses: dict[str, Prometheus] = field(default_factory=dict)
     _next: float = 0.0
-    _threads: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(_PARALLEL, thread_name_prefix="queries")
-    )
+    _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_PARALLEL))
 
     async def ask(self, namespace: str, query: str) -> Answer:
         """Never raises: what is no number is said so."""
@@ -74,7 +72,8 @@ class PrometheusQueries:
         try:
             turn = self._next = max(self._next + 1.0 / self.per_second, loop.time())
             await asyncio.sleep(turn - loop.time())
-            return await loop.run_in_executor(self._threads, partial(self._read, url, query))
+            async with self._slots:
+                return await in_thread(partial(self._read, url, query))
         finally:
             loop.call_later(_FRESH, self._asking.pop, (url, query))
 

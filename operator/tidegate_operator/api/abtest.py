@@ -243,7 +243,8 @@ class Samples(Wire, frozen=True, kw_only=True):
 
 class SampleRatio(Wire, frozen=True, kw_only=True):
     """Whether users are distributed as asked. ``control`` and ``treatment``: users of the sample
-    that is compared; ``evidence``: E against "as asked", ``threshold``: where it is a mismatch.
+    that is compared; ``evidence``: E against "as asked", ``threshold``: where it is a mismatch;
+    ``p``: of Pearson's test, for people who know it: it decides nothing and holds for one look.
     """
 
     verdict: str
@@ -251,6 +252,7 @@ class SampleRatio(Wire, frozen=True, kw_only=True):
     treatment: int
     evidence: float
     threshold: float
+    p: float = 1.0
 
 
 class Status(Wire, frozen=True, kw_only=True):

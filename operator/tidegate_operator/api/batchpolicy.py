@@ -111,9 +111,14 @@ class Spec(Wire, frozen=True, kw_only=True):
         return None if self.target_latency is None else seconds(self.target_latency)
 
     @property
+    def memory(self) -> int | None:
+        """The memory limit in bytes."""
+        return None if self.memory_limit is None else octets(self.memory_limit)
+
+    @property
     def settings(self) -> BatchSettings:
         """The settings as the routing table carries them."""
-        levels, limit = self.priorities.resolved, self.memory_limit
+        levels = self.priorities.resolved
         default = self.priorities.default or BatchSettings().default_level
         return BatchSettings(
             strategy=self.strategy,
@@ -123,7 +128,7 @@ class Spec(Wire, frozen=True, kw_only=True):
             target_latency=self.target,
             optimize=self.optimize,
             hardware=self.hardware,
-            memory_limit=None if limit is None else octets(limit),
+            memory_limit=self.memory,
             queue_max_size=self.queue.max_size,
             on_full=self.queue.on_full,
             default_level=min(default, len(levels)),
@@ -148,7 +153,8 @@ class Live(Wire, frozen=True, kw_only=True):
     ``strategy``: the one that runs. ``batch_size``: rows of a batch lately. ``cost``: what a batch
     of n rows takes, a + b n with ``fixed_seconds`` for a and ``seconds_per_row`` for b.
     ``queue_length``: requests that wait. ``dropped``: rejected or expired since these pods'
-    sidecars started. ``p99``: of the slowest pod. None where too little was seen.
+    sidecars started. ``p99``: of the slowest pod. ``row_bytes``: what a row takes of the memory
+    limit, of the largest lately. None where too little was seen.
     """
 
     model: str
@@ -160,6 +166,7 @@ class Live(Wire, frozen=True, kw_only=True):
     queue_length: int = 0
     dropped: int = 0
     p99: float | None = None
+    row_bytes: int | None = None
     notes: list[str] = []
 
 

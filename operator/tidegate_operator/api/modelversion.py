@@ -87,13 +87,15 @@ class Metrics(Wire, frozen=True, kw_only=True):
 
 
 class Status(Wire, frozen=True, kw_only=True):
-    """What is so. ``undeclared``: versions that Triton has and no object names, told by the oldest
-    object of the model.
+    """What is so. ``pod_selector``: of the pods that a rollout or a test splits the traffic in;
+    None while none does. ``undeclared``: versions that Triton has and no object names, told by the
+    oldest object of the model.
     """
 
     phase: str = ""
     lifecycle: str = ""
     traffic_percent: int = 0
+    pod_selector: Selector | None = None
     pods: Pods = Pods(ready=0, total=0)
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
@@ -111,3 +113,10 @@ class ModelVersion(Stored, frozen=True, kw_only=True):
     metadata: Metadata
     spec: Spec
     status: Status = Status()
+
+    @property
+    def selector(self) -> Selector:
+        """The pods that serve this version now: an edited selector waits while a rollout or a test
+        splits the traffic.
+        """
+        return self.status.pod_selector or self.spec.selector

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from tidegate_contract.names import ARM_CANARY, ARM_STABLE, BUCKETS
+from tidegate_contract.names import ARM_CANARY, ARM_SHADOW, ARM_STABLE, BUCKETS
 from tidegate_operator.evidence.counters import Stratum
 from tidegate_operator.evidence.dispersion import dispersion
 
-_ARMS = (ARM_CANARY, ARM_STABLE)
+_ARMS = (ARM_CANARY, ARM_STABLE, ARM_SHADOW)
 _SHAPE = (len(_ARMS), 2, BUCKETS)
 
 
@@ -29,12 +29,15 @@ def added(packed: str, strata: Iterable[Stratum]) -> str:
 
 def dispersion_of(packed: str) -> float:
     """How much more the errors vary between users than by chance; at least 1."""
-    canary, stable = _unpack(packed).astype(np.float64)
-    return float(dispersion((canary[0], canary[1]), (stable[0], stable[1])))
+    arms = _unpack(packed).astype(np.float64)
+    return float(dispersion(*((requests, bad) for requests, bad in arms)))
 
 
 def _unpack(packed: str) -> NDArray[np.int64]:
-    if not packed:
-        return np.zeros(_SHAPE, dtype=np.int64)
-    stored = np.frombuffer(zlib.decompress(b64decode(packed)), dtype="<u4")
-    return stored.astype(np.int64).reshape(_SHAPE)
+    """By arm, (requests, bad), and bucket. An older operator's counts lack the last arm."""
+    counts = np.zeros(_SHAPE, dtype=np.int64)
+    if packed:
+        stored = np.frombuffer(zlib.decompress(b64decode(packed)), dtype="<u4")
+        known = stored.reshape(-1, *_SHAPE[1:])
+        counts[: len(known)] = known
+    return counts

@@ -117,14 +117,8 @@ def _weigh(
     split: SampleRatio | None,
     rows: Sequence[MetricStatus],
 ) -> tuple[Verdict, str]:
-    for guard in guards:
-        if guard.verdict == "Fail":
-            return "GuardrailFailed", f"{guard.name}: {guard.reason}"
-    if split is not None and split.verdict == "Mismatch":
-        return "SampleRatioMismatch", (
-            f"of {split.control + split.treatment} users in a sample {split.treatment} came to the "
-            f"treatment, not {spec.treatment_percent}%: something loses users of one arm"
-        )
+    if (stop := _stop(spec, guards, split)) is not None:
+        return stop
     fewest = min(samples.control, samples.treatment)
     if fewest < spec.min_samples:
         units = "users" if spec.assignment else "requests"
@@ -135,6 +129,10 @@ def _weigh(
     wins, losses = found.get("TreatmentWins"), found.get("ControlWins")
     if wins and losses:
         return "Inconclusive", f"the metrics contradict each other: {'; '.join(wins + losses)}"
+    open_guards = [f"{guard.name}: {guard.reason}" for guard in guards if guard.verdict != "Pass"]
+    if wins and open_guards:
+        listed = "; ".join(open_guards)
+        return "Inconclusive", f"{'; '.join(wins)}, but nobody can tell of harm ({listed})"
     if wins:
         return "TreatmentWins", "; ".join(wins)
     if losses:
@@ -142,6 +140,21 @@ def _weigh(
     if len(found.get("NoDifference", [])) == len(rows):
         return "NoDifference", "; ".join(found["NoDifference"])
     return "Inconclusive", "; ".join(found["Inconclusive"])
+
+
+def _stop(
+    spec: Spec, guards: Sequence[MetricStatus], split: SampleRatio | None
+) -> tuple[Verdict, str] | None:
+    """What ends a test whatever its success metrics say."""
+    for guard in guards:
+        if guard.verdict == "Fail":
+            return "GuardrailFailed", f"{guard.name}: {guard.reason}"
+    if split is not None and split.verdict == "Mismatch":
+        return "SampleRatioMismatch", (
+            f"of {split.control + split.treatment} users in a sample {split.treatment} came to the "
+            f"treatment, not {spec.treatment_percent}%: something loses users of one arm"
+        )
+    return None
 
 
 def _rows(test: ABTest, evidence: Checkpoint, compared: Sequence[Comparison]) -> list[MetricStatus]:
@@ -321,14 +334,16 @@ def _sample_ratio(spec: Spec, evidence: Checkpoint) -> SampleRatio | None:
         return None
     halvings = evidence.users.halvings
     threshold = srm.MISMATCH * (halvings + 1) * (halvings + 2)
-    share = spec.treatment_percent / 100
-    e_value = srm.mismatch([control, treatment], [1 - share, share])
+    counts, share = [control, treatment], spec.treatment_percent / 100
+    shares = [1 - share, share]
+    e_value = srm.mismatch(counts, shares)
     return SampleRatio(
         verdict="Mismatch" if e_value >= threshold else "AsAsked",
         control=control,
         treatment=treatment,
         evidence=float(f"{e_value:.4g}"),
         threshold=threshold,
+        p=float(f"{srm.chi_squared_p(counts, shares):.2g}"),
     )
 
 

@@ -103,7 +103,10 @@ def _(metric: Agreement, evidence: Checkpoint, rules: Rules) -> Judgement:
     bound = metric.bound
     itself = evidence.itself.get(bound.id, Tally())
     excess = evidence.excesses.get(bound.id, proportions.ExcessEvidence())
-    e_value = proportions.above(excess) if metric.baseline else _above(evidence, bound, rules)
+    spread = rules.dispersion.get(bound.id, 1.0)
+    e_value = (
+        proportions.above(excess, spread) if metric.baseline else _above(evidence, bound, rules)
+    )
     now = _tally(evidence, bound.id, ARM_SHADOW)
     allowed = bound.allowed + ((itself.rate or 0.0) if metric.baseline else 0.0)
     verdict, reason = Verdict.Inconclusive, "gathering"
@@ -114,6 +117,8 @@ def _(metric: Agreement, evidence: Checkpoint, rules: Rules) -> Judgement:
             f"{proof.bad} of {proof.requests} mirrored requests were answered otherwise than by "
             f"stable ({_percent(proof.rate)}), {_percent(allowed)} allowed"
         )
+    elif rules.step_over and not rules.compared:
+        verdict, reason = Verdict.Pass, "stable has no requests any more that could be mirrored"
     elif rules.step_over and now.rate is not None and now.rate <= allowed:
         verdict, reason = Verdict.Pass, "within bounds"
     elif rules.step_over:

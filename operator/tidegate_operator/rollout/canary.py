@@ -29,6 +29,7 @@ from tidegate_operator.rollout.look import (
 from tidegate_operator.rollout.observation import Observation, Pod
 from tidegate_operator.rollout.state import (
     AWAITING,
+    ROLLED_BACK,
     Finished,
     HoldReason,
     Promoting,
@@ -72,7 +73,7 @@ def _says_so(
 
 def rolling_back(run: Run, reason: str, why: str) -> RollingBack:
     """The decision to go back."""
-    back = f"Rolled back to version {run.stable} from {run.percent}%"
+    back = f"{ROLLED_BACK} to version {run.stable} from {run.percent}%"
     mend = "mend the canary, then " if reason in {"AnalysisFailed", "TritonRestarts"} else ""
     return RollingBack(
         run=run,
@@ -100,7 +101,7 @@ def advance(
     if seen.reading is None:
         return _between_looks(rollout, state)
     slowed = bool(state.run.evidence.slow)
-    run = _progressed(look, state, look.absorb(state.run))
+    run = _progressed(look, state, _reopened(state.run, look.absorb(state.run), look))
     judgements = look.judge(run)
     state = replace(state, run=_with_judgements(run, judgements))
     missing = look.obstacle(state.run, judgements)
@@ -115,6 +116,18 @@ def advance(
     if state.run.evidence.passed:
         return _next_step(rollout, state.run, seen.now)
     return _end_of_step(look, look.run_clock(state), missing, slowed=slowed)
+
+
+def _reopened(before: Run, run: Run, look: Look) -> Run:
+    """The run with its step not yet judged, where metrics were edited: what was said of it was said
+    of others.
+    """
+    old, new = before.evidence.harm.keys(), run.evidence.harm.keys()
+    names = [one.name for one in before.metrics], [one.name for one in look.metrics]
+    if old == new and names[0] == names[1]:
+        return run
+    evidence = msgspec.structs.replace(run.evidence, passed=False, judged=None)
+    return replace(run, evidence=evidence)
 
 
 def _between_looks(rollout: CanaryRollout, state: Stepping) -> Stepping:

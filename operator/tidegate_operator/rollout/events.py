@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from tidegate_operator.api.meta import Condition
 from tidegate_operator.api.modelversion import Status
 from tidegate_operator.rollout import versions
 from tidegate_operator.rollout.state import (
     AWAITING,
+    OVERDUE,
     Finished,
     Gating,
+    Pending,
     Promoting,
     RollingBack,
     State,
@@ -38,12 +41,19 @@ def of_version(old: Status, new: Status) -> list[Event]:
         told.append(Event("Normal", "VersionDiscovered", _discovered(new.undeclared)))
     if new.lifecycle == "Deprecated" != old.lifecycle and new.traffic_percent:
         told.append(Event("Warning", "Deprecated", versions.DEPRECATED))
-    wrong = {one.type for one in old.conditions if one.status == "False"}
+    wrong = {one.type for one in old.conditions if _is_wrong(one)}
     return told + [
         Event("Warning", "InvalidSpec", one.message)
         for one in new.conditions
-        if one.type in {"TrafficSplitValid", "SelectorMatches"} - wrong and one.status == "False"
+        if one.type not in wrong and _is_wrong(one)
     ]
+
+
+def _is_wrong(one: Condition) -> bool:
+    """Whether a condition says that a spec cannot be followed."""
+    if one.type in {"TrafficSplitValid", "SelectorMatches"}:
+        return one.status == "False"
+    return one.reason == versions.STILL_SERVES
 
 
 def of_rollout(old: State, new: State) -> list[Event]:  # noqa: C901, PLR0912 - a table of transitions
@@ -57,11 +67,20 @@ def of_rollout(old: State, new: State) -> list[Event]:  # noqa: C901, PLR0912 - 
             r != "VersionLoadFailed"
         ):
             return [Event("Warning", "VersionLoadFailed", m)]
-        case Gating(), Finished(reason=reason, message=message):
-            word = {"Incompatible": "Incompatible", "Aborted": "RolledBack"}
+        case (
+            Pending() | Waiting() | Gating(),
+            Finished(phase="Failed", reason=reason, message=message),
+        ):
+            word = {
+                "Incompatible": "Incompatible",
+                "Aborted": "RolledBack",
+                "DeadlineExceeded": "RolledBack",
+            }
             return [Event("Warning", word.get(reason, "VersionLoadFailed"), message)]
         case Gating(reason=r), Gating(reason="AwaitingPromotion", message=message) if r != AWAITING:
             return [Event("Normal", "RolloutPaused", message)]
+        case Gating(reason=r), Gating(reason="DeadlineExceeded", message=message) if r != OVERDUE:
+            return [Event("Warning", "RolloutHeld", message)]
         case Gating(), Promoting(message=message):
             return [Event("Normal", "TrafficWeightUpdated", message)]
         case Gating(), Stepping(run=run):

@@ -46,9 +46,8 @@ _GATING_DEADLINE: Final = 900.0
 def obstacle(test: ABTest, baseline: Baseline, seen: Observation) -> State | None:
     """What keeps a test that has not started from starting, other than its turn."""
     spec = test.spec
-    if spec.end_time is not None and seen.now >= epoch(spec.end_time):
-        message = f"endTime {spec.end_time} came before it could start; no traffic was moved"
-        return Finished(phase="Failed", reason="EndTimePassed", message=message)
+    if (passed := _end_passed(test, seen.now)) is not None:
+        return passed
     ineligible = _ineligible(test, seen)
     if ineligible is not None:
         return Pending(reason=ineligible[0], message=ineligible[1])
@@ -57,13 +56,30 @@ def obstacle(test: ABTest, baseline: Baseline, seen: Observation) -> State | Non
     if spec.suspend:
         message = "Suspended by spec.suspend; starts when it is false"
         return Waiting(reason="Suspended", message=message)
-    if spec.start_time is not None and seen.now < epoch(spec.start_time):
-        return Waiting(reason="NotYet", message=f"Starts at {spec.start_time}")
+    if (early := _early(test, seen.now)) is not None:
+        return early
     if baseline.sole != spec.control_version:
         split = ", ".join(f"{v}: {w / 100:g}%" for v, w in sorted(baseline.shares.items()))
         message = f"Starts when version {spec.control_version} holds all the traffic; now {split}"
         return Waiting(reason="AmbiguousBaseline", message=message)
     return None
+
+
+def _end_passed(test: ABTest, now: float) -> Finished | None:
+    """The end of a test whose time is over before it has begun."""
+    end = test.spec.end_time
+    if end is None or now < epoch(end):
+        return None
+    message = f"endTime {end} came before it could start; no traffic was moved"
+    return Finished(phase="Failed", reason="EndTimePassed", message=message)
+
+
+def _early(test: ABTest, now: float) -> Waiting | None:
+    """The state of a test whose time has not come, though it may have loaded its treatment."""
+    begin = test.spec.start_time
+    if begin is None or now >= epoch(begin):
+        return None
+    return Waiting(reason="NotYet", message=f"Starts at {begin}")
 
 
 def start(test: ABTest, now: float) -> Gating:
@@ -187,9 +203,13 @@ def _ineligible(test: ABTest, seen: Observation) -> tuple[str, str] | None:
 
 def _gate(test: ABTest, state: Gating, seen: Observation) -> State:
     spec, run = test.spec, state.run
+    if (passed := _end_passed(test, seen.now)) is not None:
+        return passed
     if spec.suspend:
         message = "Suspended by spec.suspend; starts anew when it is false"
         return Waiting(reason="Suspended", message=message)
+    if (early := _early(test, seen.now)) is not None:
+        return early
     trouble = _ineligible(test, seen) or gate.trouble(
         spec.control_version, spec.treatment_version, seen
     )
@@ -465,6 +485,9 @@ def _progress(look: Look, evidence: Checkpoint, found: Judgement) -> str:
         what = f"{found.verdict} so far"
     else:
         what = "no verdict so far"
+    guards = guardrails.compile_guards(look.test, evidence.pinned)
+    if blind := [guard.name for guard in guards if guard.check is None]:
+        what += f"; the treatment cannot win, as nobody can judge {', '.join(blind)}"
     ends = f"at {spec.end_time}" if spec.end_time else f"after {spec.duration} in all"
     return f"{what}; ends {ends}{' at the latest' if spec.stop_early else ''}"
 

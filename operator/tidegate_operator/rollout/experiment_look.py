@@ -57,6 +57,7 @@ class Look:
             evidence = msgspec.structs.replace(
                 evidence, cursors=window.cursors, heard=heard.cursors
             )
+        counting = counting and self._warmed_up(run)
         evidence = gathered.with_answers(evidence, self._answers(), counting=counting)
         if assigned:
             told = [
@@ -87,7 +88,7 @@ class Look:
                     return "NoData", silent.message
             case None:
                 pass
-        return self._unanswered()
+        return self._unanswered() if self._warmed_up(run) else None
 
     def run_clock(self, state: Running) -> Running:
         """Count the time since the last look if the clock was running then too, else start it."""
@@ -131,6 +132,10 @@ class Look:
         since = evidence.live_since
         by_pod = {pod.name: max(since, pod.ready_since) + warm for pod in self.seen.pods}
         return since + warm, by_pod
+
+    def _warmed_up(self, run: Run) -> bool:
+        """Whether the warm-up is over: until then users' own counters may have nothing to tell."""
+        return self.seen.now >= (run.evidence.live_since or self.seen.now) + WARMUP
 
     def _planned_looks(self) -> int:
         spec = self.test.spec

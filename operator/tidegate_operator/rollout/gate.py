@@ -16,6 +16,7 @@ from tidegate_operator.rollout.baseline import Baseline
 from tidegate_operator.rollout.observation import Before, Observation, Pod
 from tidegate_operator.rollout.state import (
     AWAITING,
+    OVERDUE,
     Finished,
     Gating,
     Pending,
@@ -31,6 +32,8 @@ Push = Literal["step", "full"]
 
 FAST_RETURN: Final = "FastReturn"
 """Reason of a promotion without steps, to a version that was stable a while ago."""
+_READY: Final = frozenset({"NoData", "StableUnhealthy"})
+"""Reasons to wait for something other than the canary, which is ready."""
 
 
 def obstacle(rollout: CanaryRollout, baseline: Baseline, seen: Observation) -> State | None:
@@ -79,37 +82,81 @@ def advance(
 ) -> State:
     """One look at a rollout that has no weight yet. ``push``: a person's word."""
     spec = rollout.spec
-    run = replace(_resumed(state, seen.now), plan=tuple(steps.resolve(spec)))
-    version = spec.canary_version
     if spec.suspend:
         return Waiting(
             reason="Suspended", message="Suspended by spec.suspend; starts anew when it is false"
         )
-    obstructed = _ineligible(rollout, seen) or trouble(run.stable, version, seen)
-    deadline = run.evidence.gating_since + seconds(spec.gating_deadline)
+    run = replace(_resumed(state, seen.now), plan=tuple(steps.resolve(spec)))
+    obstructed = _ineligible(rollout, seen) or trouble(run.stable, spec.canary_version, seen)
     if obstructed is None:
-        if different := report(run.stable, version, seen):
-            return Finished(
-                phase="Failed",
-                reason="Incompatible",
-                message=f"Version {version} does not fit version {run.stable}: {different}; no "
-                "traffic was moved; compatibility: Ignore on its ModelVersion lets it through",
-                run=run,
-            )
-        opened = _open(rollout, run, seen, push)
-        if _still_awaits(state, opened):
-            return replace(state, message=_awaited(state.run, push))
-        return opened
-    reason, message = obstructed
-    if seen.now >= deadline:
-        return Finished(
-            phase="Failed",
-            reason="GatingDeadlineExceeded",
-            message=f"Not ready within {duration(seconds(spec.gating_deadline))}, no traffic was "
-            f"moved: {message}",
-            run=run,
+        found = _misfit(rollout, run, seen) or _open(rollout, run, seen, push)
+    else:
+        found = _obstructed(rollout, state, run, seen.now, obstructed)
+    if isinstance(found, Finished):
+        return found
+    if push is None and (late := _overdue(rollout, state, run, seen.now)):
+        return late
+    if _still_awaits(state, found):
+        return replace(state, message=_awaited(state.run, push))
+    if state.reason == OVERDUE and push and isinstance(found, Gating):
+        return state  # the word is heard once there is something to go on with
+    return found
+
+
+def _misfit(rollout: CanaryRollout, run: Run, seen: Observation) -> Finished | None:
+    """The end of a rollout whose canary takes or gives other tensors than stable."""
+    version = rollout.spec.canary_version
+    different = report(run.stable, version, seen)
+    if not different:
+        return None
+    return Finished(
+        phase="Failed",
+        reason="Incompatible",
+        message=f"Version {version} does not fit version {run.stable}: {different}; no "
+        "traffic was moved; compatibility: Ignore on its ModelVersion lets it through",
+        run=run,
+    )
+
+
+def _obstructed(
+    rollout: CanaryRollout, state: Gating, run: Run, now: float, why: tuple[str, str]
+) -> Gating | Finished:
+    """The canary is not ready everywhere. Where it was until now, and something else was waited
+    for, it has the whole ``gatingDeadline`` once more.
+    """
+    if state.reason in _READY:
+        run = _counted(run, now)
+    reason, message = why
+    deadline = seconds(rollout.spec.gating_deadline)
+    if now < run.evidence.gating_since + deadline:
+        return Gating(run=run, reason=reason, message=message)
+    return Finished(
+        phase="Failed",
+        reason="GatingDeadlineExceeded",
+        message=f"Not ready within {duration(deadline)}, no traffic was moved: {message}",
+        run=run,
+    )
+
+
+def _overdue(
+    rollout: CanaryRollout, state: Gating, run: Run, now: float
+) -> Finished | Gating | None:
+    """What is done about a rollout that used up its time before it had any weight."""
+    deadline = seconds(rollout.spec.progress_deadline)
+    counted = _counted(run, now)
+    if counted.evidence.progressed < deadline:
+        return None
+    spent = f"begun within progressDeadline ({duration(deadline)})"
+    if rollout.spec.on_deadline == "Rollback":
+        missing = state.message.partition("; ")[0]
+        message = (
+            f"Not {spent}, no traffic was moved: {missing}; retry this rollout or apply another"
         )
-    return Gating(run=run, reason=reason, message=message)
+        return Finished(phase="Failed", reason=OVERDUE, message=message, run=run)
+    if state.reason == OVERDUE:
+        return state
+    message = f"Holding before any traffic: not {spent}; promote, abort or set a longer one"
+    return Gating(run=counted, reason=OVERDUE, message=message)
 
 
 def _open(rollout: CanaryRollout, run: Run, seen: Observation, push: Push | None) -> State:
@@ -131,12 +178,9 @@ def _open(rollout: CanaryRollout, run: Run, seen: Observation, push: Push | None
     pinned = _pinned(spec, run.stable, seen.before)
     if unwell := _stable_unwell(spec, run.stable, pinned, seen.before):
         return Gating(run=run, reason="StableUnhealthy", message=unwell)
-    known = msgspec.structs.replace(
-        run.evidence,
-        pinned=pinned,
-        restarts=None if seen.before.restarts else 0,
-        progressed=run.evidence.progressed + seen.now - run.evidence.gating_since,
-    )
+    run = _counted(run, seen.now)
+    restarts = None if seen.before.restarts else 0
+    known = msgspec.structs.replace(run.evidence, pinned=pinned, restarts=restarts)
     run = replace(run, evidence=known)
     if run.plan[0].gate == "Manual" and push is None:
         return Gating(run=run, reason=AWAITING, message=_awaited(run, push))
@@ -163,10 +207,18 @@ def _still_awaits(state: Gating, opened: State) -> bool:
 
 def _resumed(state: Gating, now: float) -> Run:
     """The run with the time in the gate counted anew where a person was waited for until now."""
-    if state.reason != AWAITING:
+    if state.reason not in {AWAITING, OVERDUE}:
         return state.run
     evidence = msgspec.structs.replace(state.run.evidence, gating_since=now)
     return replace(state.run, evidence=evidence)
+
+
+def _counted(run: Run, now: float) -> Run:
+    """The run with its time in the gate counted towards the progress deadline."""
+    old = run.evidence
+    progressed = old.progressed + now - old.gating_since
+    evidence = msgspec.structs.replace(old, progressed=progressed, gating_since=now)
+    return replace(run, evidence=evidence)
 
 
 def promoting(rollout: CanaryRollout, run: Run, reason: str, why: str) -> Promoting:
@@ -327,7 +379,7 @@ def trouble(stable: int, version: int, seen: Observation) -> tuple[str, str] | N
 
 def no_ready_pods(seen: Observation) -> str:
     """The sentence about pods that are not there, or not ready."""
-    selector = next((one.spec.selector for one in seen.versions), None)
+    selector = next((one.selector for one in seen.versions), None)
     if not seen.pods:
         return f"No pod matches {selector}; deploy Triton with the sidecar, or mend podSelector"
     return f"None of the {len(seen.pods)} pods of {seen.model} is Ready; goes on when one is"

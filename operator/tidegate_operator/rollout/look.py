@@ -118,8 +118,8 @@ class Look:
         return replace(run, evidence=msgspec.structs.replace(evidence, queries=queries))
 
     def judge(self, run: Run) -> list[Judgement]:
-        """Every metric's judgement while the step goes on."""
-        rules = self._rules(run)
+        """Every metric's judgement while the step goes on, or what comes after it is waited for."""
+        rules = self._rules(run, step_over=run.evidence.passed)
         return [judge(metric, run.evidence, rules) for metric in self.metrics]
 
     def judge_step(self, run: Run, missing: Trouble | None) -> list[Judgement]:
@@ -248,9 +248,20 @@ class Look:
             },
             compared=run.percent * 100 != WHOLE,
             proof=1 / analysis.significance_level if analysis.pass_on == "Proven" else None,  # noqa: S105
-            answers={name: one for (owner, name), one in self.seen.answers.items() if owner == uid},
+            answers={
+                name: one
+                for (owner, name), one in self.seen.answers.items()
+                if owner == uid and self._warmed_up(run)
+            },
             detailed=self.seen.detailed,
         )
+
+    def _warmed_up(self, run: Run) -> bool:
+        """Whether the step's warm-up is over: until then users' own queries may have nothing to
+        tell yet, or tell of a version that has only just got its requests.
+        """
+        warmup = seconds(self.rollout.spec.analysis.warmup)
+        return self.seen.now >= live_since(run) + warmup
 
     def run_clock(self, state: Stepping) -> Stepping:
         """Count the time since the last look if the clock was running then too, else start it."""

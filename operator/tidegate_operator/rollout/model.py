@@ -7,7 +7,7 @@ finishes what was begun.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from tidegate_contract.table import RoutingTable
@@ -38,6 +38,7 @@ from tidegate_operator.rollout.observation import Observation
 from tidegate_operator.rollout.policies import Applied
 from tidegate_operator.rollout.state import (
     AWAITING,
+    OVERDUE,
     Finished,
     Gating,
     Pending,
@@ -225,7 +226,7 @@ def _unsettled(seen: Observation, states: Iterable[State]) -> bool:
     states = list(states)
     if any(isinstance(one, Promoting | RollingBack) for one in states):
         return True
-    if any(isinstance(one, Gating) and one.reason != AWAITING for one in states):
+    if any(isinstance(one, Gating) and one.reason not in {AWAITING, OVERDUE} for one in states):
         return True
     if any(isinstance(s, Stepping) and s.run.evidence.live_since is None for s in states):
         return True
@@ -237,10 +238,14 @@ def _unsettled(seen: Observation, states: Iterable[State]) -> bool:
 
 
 def _latched(one: CanaryRollout, remembered: Mapping[str, AnyState], seen: Observation) -> State:
-    """A rollout's state; a rollback that only the table knows of is taken up again."""
+    """A rollout's state; a rollback that only the table knows of is taken up again, and one that
+    the status tells of is told in the table's words.
+    """
     known = remembered.get(one.metadata.uid)
     state = known if isinstance(known, State) else decode(one.status)
     latch = seen.table.latch if seen.table else None
+    if latch and latch.uid == one.metadata.uid and isinstance(state, RollingBack):
+        return replace(state, message=latch.reason)
     if latch and latch.uid == one.metadata.uid and isinstance(state, Stepping | Promoting):
         aborted = isinstance(_unheard(one), verbs.Abort)
         cause = latch.cause or ("Aborted" if aborted else "AnalysisFailed")
@@ -297,7 +302,7 @@ def _promoted(
     if isinstance(state, Pending | Waiting) or one.spec.suspend:
         return _Step(_advanced(one, state, owner, baseline, seen))
     step = state.run.evidence.step + 1
-    waiting = phase_of(state) == "WaitingPromotion" or state.reason == "DeadlineExceeded"
+    waiting = phase_of(state) == "WaitingPromotion" or state.reason == OVERDUE
     if to == "step" and (at != step if at is not None else not waiting):
         now = f"it is at step {step}"
         why = now if at is not None else f"it waits for nobody; step@{step} skips this step's time"

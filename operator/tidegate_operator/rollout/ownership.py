@@ -43,9 +43,10 @@ def named(seen: Observation, uid: str | None) -> str:
     for one in objects:
         if one.metadata.uid == uid:
             kind = abtest.KIND if isinstance(one, ABTest) else canaryrollout.KIND
-            whose = f"{kind} {one.metadata.name} owns the traffic of {seen.model}"
+            whose = f"{kind} {one.metadata.name}, which owns the traffic of {seen.model}"
             break
     else:
         assert seen.busy is not None, "what could start owns the traffic, or is kept from it"
-        whose = f"{seen.busy.kind} {seen.busy.name} moves another model's traffic in the same pods"
-    return f"{whose}; starts when it is finished or deleted"
+        whose = f"{seen.busy.kind} {seen.busy.name}, which moves another model's traffic"
+        whose += " in the same pods"
+    return f"Waits for {whose}; starts when it is finished or deleted"

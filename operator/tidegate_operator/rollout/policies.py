@@ -1,7 +1,8 @@
 """A BatchPolicy's status: for which of its models it holds, on how many pods, and how these batch.
 
 What a policy asks for may be more than can be: a strategy that is not installed, a target that one
-row alone takes longer than. It is applied as near as that comes, and its status says so.
+row alone takes longer than, a memory limit that it does not fit into. It is applied as near as that
+comes, and its status says so.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +17,10 @@ from tidegate_operator.api.meta import condition
 from tidegate_operator.rollout.events import Event
 
 TARGET_MET: Final = "TargetMet"
+MEMORY_LIMIT_MET: Final = "MemoryLimitMet"
 STRATEGY_INSTALLED: Final = "StrategyInstalled"
+_NEVER_MET: Final = frozenset({"NotInstalled", "BelowCost", "BelowRow"})
+"""Reasons that nothing but another policy, or other pods, take away."""
 _AGAIN: Final = 1.1
 """A target is missed beyond so many times it, and met again within it: figures are never still."""
 _NOTICEABLE: Final = 0.2
@@ -24,6 +28,7 @@ _NOTICEABLE: Final = 0.2
 _QUEUED: Final = 10
 """Requests by which a queue's length must differ, too."""
 _NOTES: Final = 4
+_POWERS: Final = ("", "Ki", "Mi", "Gi", "Ti")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,11 +62,12 @@ def tell(
     held = {model: part for model, part in parts.items() if part.holder == one.metadata.name}
     pods, total = sum(p.pods for p in held.values()), sum(p.total for p in held.values())
     live = [row for row in live if row.model in held]
-    strategy, target = _strategy(one.spec, live), _target(one, live)
+    strategy = _strategy(one.spec, live)
+    asked = [strategy, *filter(None, (_target(one, live), _memory(one.spec, live)))]
     phase, message = _standing(one, parts, pods, total)
     if phase == "Applied":
         phase = "Degraded" if strategy.status is False else phase
-        message = "; ".join([message, *_remarks(strategy, target, live)])
+        message = "; ".join([message, *_remarks(asked, live)])
     newest = max((part.revision for part in held.values()), default=0)
     return Status(
         phase=phase,
@@ -73,8 +79,7 @@ def tell(
         display=_display(one.spec, live, f"{pods}/{total}"),
         conditions=[
             condition(one.status.conditions, *word, now=now, generation=one.metadata.generation)
-            for word in (*_kstatus(phase, message, strategy), strategy, target)
-            if word is not None
+            for word in (*_kstatus(phase, message, strategy), *asked)
         ],
         observed_generation=one.metadata.generation,
     )
@@ -99,6 +104,7 @@ def summed(model: str, spec: Spec, told: Sequence[BatchLive]) -> Live:
         queue_length=sum(one.queue_length for one in told),
         dropped=sum(one.dropped for one in told),
         p99=_rounded(max((one.p99 for one in told if one.p99 is not None), default=None)),
+        row_bytes=max((one.row_bytes for one in told if one.row_bytes is not None), default=None),
         notes=sorted({note for one in told for note in one.notes})[:_NOTES],
     )
 
@@ -121,8 +127,8 @@ def events(old: Status, new: Status) -> list[Event]:
     told += [
         Event("Warning", "InvalidSpec", one.message)
         for one in new.conditions
-        if one.type in {STRATEGY_INSTALLED, TARGET_MET}
-        and one.reason in {"NotInstalled", "BelowCost"} - before
+        if one.type in {STRATEGY_INSTALLED, TARGET_MET, MEMORY_LIMIT_MET}
+        and one.reason in _NEVER_MET - before
     ]
     return told
 
@@ -209,11 +215,28 @@ def _target(one: BatchPolicy, live: Sequence[Live]) -> _Word | None:
     return _Word(TARGET_MET, True, "WithinTarget", f"99% are answered within {_time(target)}")
 
 
-def _remarks(strategy: _Word, target: _Word | None, live: Sequence[Live]) -> list[str]:
+def _memory(spec: Spec, live: Sequence[Live]) -> _Word | None:
+    """Whether batches can be kept within the memory limit; None where there is none."""
+    if spec.memory is None:
+        return None
+    known = [(row.model, row.row_bytes) for row in live if row.row_bytes is not None]
+    for model, row in known:
+        if row > spec.memory:
+            message = (
+                f"memoryLimit {spec.memory_limit} cannot be met: a row of {model} takes "
+                f"{_size(row)}; such rows go one by one"
+            )
+            return _Word(MEMORY_LIMIT_MET, False, "BelowRow", message)
+    if not known:
+        return _Word(MEMORY_LIMIT_MET, None, "NoTraffic", "No row was sent lately to tell by")
+    return _Word(MEMORY_LIMIT_MET, True, "WithinLimit", f"Batches stay within {spec.memory_limit}")
+
+
+def _remarks(asked: Sequence[_Word], live: Sequence[Live]) -> list[str]:
     """What keeps an applied policy from doing as it says."""
-    said = [word.message for word in (strategy, target) if word and word.status is False]
+    said = [word.message for word in asked if word.status is False]
     notes = dict.fromkeys(note for row in live for note in row.notes)
-    return said + [note for note in notes if note not in strategy.message]
+    return said + [note for note in notes if not any(note in one for one in said)]
 
 
 def _display(spec: Spec, live: Sequence[Live], applied: str) -> dict[str, str]:
@@ -251,7 +274,8 @@ def _news(before: Live, after: Live) -> bool:
 
 def _figures(row: Live) -> tuple[float | None, ...]:
     """The figures whose every noticeable change is news."""
-    return row.batch_size, row.fixed_seconds, row.seconds_per_row, row.p99, row.dropped
+    costs = row.fixed_seconds, row.seconds_per_row, row.row_bytes
+    return row.batch_size, *costs, row.p99, row.dropped
 
 
 def _differ(before: float | None, after: float | None) -> bool:
@@ -273,3 +297,9 @@ def _time(seconds: float | None) -> str:
     """A time as people read it: ``1.25s``, ``12.3ms``, ``0.051ms``."""
     value = seconds or 0.0
     return f"{value:.3g}s" if value >= 1 else f"{1000 * value:.3g}ms"
+
+
+def _size(octets: int) -> str:
+    """Bytes as people read them: ``512``, ``1.5Ki``, ``2Gi``."""
+    power = min((max(1, octets).bit_length() - 1) // 10, len(_POWERS) - 1)
+    return f"{octets / 1024**power:.4g}{_POWERS[power]}"

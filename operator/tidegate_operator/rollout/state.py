@@ -65,7 +65,9 @@ class Waiting(Told):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gating(Told):
-    """No weight yet: the canary is being loaded and compared, or a person must let it begin."""
+    """No weight yet: the canary is being loaded and compared, or a person must let it begin, or it
+    took too long.
+    """
 
     run: Run
 
@@ -108,6 +110,10 @@ Started = Gating | Stepping | Promoting | RollingBack
 
 AWAITING: Final = "AwaitingPromotion"
 """Reason of a state that waits for a person's word."""
+OVERDUE: Final = "DeadlineExceeded"
+"""Reason of a state that took longer than ``progressDeadline``."""
+ROLLED_BACK: Final = "Rolled back"
+"""How the message of a rollout that had traffic and lost it begins."""
 
 
 def phase_of(state: State) -> Phase:
@@ -119,7 +125,7 @@ def phase_of(state: State) -> Phase:
             return "WaitingPromotion"
         case Stepping(hold=None):
             return "Progressing"
-        case Stepping():
+        case Stepping() | Gating(reason="DeadlineExceeded"):
             return "Holding"
         case Pending():
             return "Pending"
@@ -157,7 +163,7 @@ def decode(status: Status) -> State:
             return Waiting(reason=reason, message=message)
         case "Gating" if run:
             return Gating(run=run, reason=reason, message=message)
-        case "WaitingPromotion" if run and run.evidence.step < 0:
+        case "WaitingPromotion" | "Holding" if run and run.evidence.step < 0:
             return Gating(run=run, reason=reason, message=message)
         case "Progressing" if run:
             running = status.clock_running_since

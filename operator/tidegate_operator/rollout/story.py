@@ -1,5 +1,6 @@
 """A rollout's status as people and tools read it, written from its state."""
 
+from dataclasses import replace
 from typing import Any, Final
 
 from tidegate_contract.names import ARM_CANARY, ARM_SHADOW, ARM_STABLE
@@ -16,11 +17,14 @@ from tidegate_operator.api.meta import Condition, condition
 from tidegate_operator.api.quantity import timestamp
 from tidegate_operator.evidence.checks import counted
 from tidegate_operator.evidence.verdict import step_requests
+from tidegate_operator.rollout import pods
 from tidegate_operator.rollout.look import compiled_metrics
 from tidegate_operator.rollout.observation import Observation
 from tidegate_operator.rollout.state import (
+    ROLLED_BACK,
     Finished,
     Pending,
+    RollingBack,
     Run,
     State,
     Stepping,
@@ -62,6 +66,7 @@ def tell(
     while it still stands on the object.
     """
     before, now = rollout.status, seen.now
+    state = _with_late_pods(state, seen)
     run = None if isinstance(state, Pending | Waiting) else state.run
     phase, weight = phase_of(state), weight_of(state)
     retried = before.phase in FINISHED and phase not in FINISHED
@@ -99,6 +104,15 @@ def tell(
         observed_generation=rollout.metadata.generation,
         checkpoint=run.evidence if run else None,
     )
+
+
+def _with_late_pods(state: State, seen: Observation) -> State:
+    """A way back names the pods that have not gone it yet; whoever decided it knows it without."""
+    _, lagging = pods.acknowledged(seen)
+    if not isinstance(state, RollingBack) or not lagging:
+        return state
+    names = ", ".join(pod.name for pod in lagging)
+    return replace(state, message=f"{state.message}; waiting for {names} to apply it")
 
 
 def _finish(rollout: CanaryRollout, state: State, seen: Observation) -> Finish | None:
@@ -171,6 +185,8 @@ def _display(run: Run | None, state: State, requests: StepRequests, weight: int)
     message = state.message
     if isinstance(state, Stepping):  # step and weight have columns of their own
         message = message.partition("): ")[2] or message
+    if message.startswith(ROLLED_BACK):  # the phase says it, and why comes first
+        message = message.partition(": ")[2] or message
     return {
         "step": steps,
         "weight": f"{weight}%",

@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from tidegate_contract.acknowledgement import VersionState
+from tidegate_contract.names import ARM_STABLE
 from tidegate_contract.table import RoutingTable
 from tidegate_operator.api.meta import Condition, condition
 from tidegate_operator.api.modelversion import Metrics, ModelVersion, Pods, Status
@@ -21,6 +22,8 @@ LOAD_FAILED = "LoadFailed"
 STILL_NAMED = "StillNamed"
 """Reason of the condition Loaded where requests that name the version are all that keeps it."""
 _LASTING: Final = ("phase", "lifecycle", "inputs", "outputs", "undeclared", "observedGeneration")
+STILL_SERVES = "InactiveServes"
+"""Reason of the condition SpecBehind where a version that is to be unloaded has traffic."""
 DEPRECATED = "Deprecated: serves what it has and takes no new rollout; move off it"
 
 
@@ -82,14 +85,18 @@ def tell(
     lifecycle = one.spec.lifecycle if kept else "Active"
     phase, message = _phase(one, seen, loaded, lifecycle, weight, idle)
     mismatch = selector_problem(seen.versions)
+    behind = _behind(one, baseline)
     if mismatch:
         message = f"SelectorMismatch: {mismatch}"
+    elif phase == "Ready" and behind[0] == STILL_SERVES:
+        message = behind[1]
     signature = next((s for s in loaded.states.values() if s and s.state == "Ready"), None)
     metrics = _metrics(one.status.metrics, seen.live.get(version))
     return Status(
         phase=phase,
         lifecycle=lifecycle,
         traffic_percent=weight // 100,
+        pod_selector=one.selector if _keeps_pods(one, table) else None,
         pods=Pods(ready=loaded.ready, total=len(seen.pods)),
         inputs=signature.inputs if signature else one.status.inputs,
         outputs=signature.outputs if signature else one.status.outputs,
@@ -102,10 +109,20 @@ def tell(
             **_shown(metrics),
         },
         conditions=_conditions(
-            one, seen, baseline, loaded, phase, message, _named(one, idle, metrics)
+            one, seen, baseline, loaded, behind, phase, message, _named(one, idle, metrics)
         ),
         observed_generation=one.metadata.generation,
     )
+
+
+def _keeps_pods(one: ModelVersion, table: RoutingTable | None) -> bool:
+    """Whether an edited selector waits: from when a rollout or a test has some of the traffic, or
+    copies of it, until nobody owns the model. The pods that it is judged by stay the same.
+    """
+    if table is None or table.owner is None:
+        return False
+    arms = {arm.name for arm in table.split}
+    return one.status.pod_selector is not None or table.mirror is not None or arms != {ARM_STABLE}
 
 
 def _metrics(old: Metrics | None, live: LiveMetrics | None) -> Metrics | None:
@@ -155,8 +172,12 @@ def _tells(one: ModelVersion, seen: Observation) -> bool:
 
 def passing(before: dict[str, Any], after: dict[str, Any]) -> bool:
     """Whether two written statuses differ only in what follows a rollout: the share of the traffic,
-    figures, and how many pods have the version.
+    figures, and how many pods have the version. So do none and the first one of a version that is
+    being loaded, if there is nothing else to say.
     """
+    if not before.get("phase") and after["phase"] == "Loading":
+        wrong = {one["type"] for one in after["conditions"] if one["status"] == "False"}
+        return not (wrong & {"TrafficSplitValid", "SelectorMatches"} or after["undeclared"])
     return _lasting(before) == _lasting(after)
 
 
@@ -230,13 +251,13 @@ def _conditions(
     seen: Observation,
     baseline: Baseline,
     loaded: Loaded,
+    behind: tuple[str, str],
     phase: str,
     message: str,
     named: str,
 ) -> list[Condition]:
     good = phase in {"Ready", "Unloaded"}
     mismatch = selector_problem(seen.versions)
-    behind = _behind(one, baseline)
     report = _incompatibility(one, seen, baseline)
     matches = bool(seen.pods)
     rows: list[tuple[str, bool | None, str, str]] = [
@@ -251,13 +272,8 @@ def _conditions(
             "Valid" if baseline.problem is None else "SplitDoesNotAddUp",
             baseline.problem or "",
         ),
-        (
-            "SelectorMatches",
-            matches and not mismatch,
-            "SelectorMismatch" if mismatch else "Matches" if matches else "NoPods",
-            mismatch or ("" if matches else no_ready_pods(seen)),
-        ),
-        ("SpecBehind", bool(behind), "LiveDiffers" if behind else "AsAsked", behind),
+        ("SelectorMatches", matches and not mismatch, *_matching(one, seen, mismatch)),
+        ("SpecBehind", bool(behind[1]), *behind),
     ]
     return [
         condition(
@@ -271,6 +287,20 @@ def _conditions(
         )
         for type_, word, reason, text in rows
     ]
+
+
+def _matching(one: ModelVersion, seen: Observation, mismatch: str | None) -> tuple[str, str]:
+    """Reason and message of the condition SelectorMatches."""
+    if mismatch:
+        return "SelectorMismatch", mismatch
+    if not seen.pods:
+        return "NoPods", no_ready_pods(seen)
+    if one.selector != one.spec.selector:
+        return "EditWaits", (
+            f"the traffic is split in the pods of {one.selector} until nobody owns the model any "
+            "more; then the edited podSelector counts"
+        )
+    return "Matches", ""
 
 
 def _loaded(loaded: Loaded, phase: str, message: str, named: str) -> tuple[str, str]:
@@ -311,13 +341,20 @@ def _incompatibility(one: ModelVersion, seen: Observation, baseline: Baseline) -
     return None
 
 
-def _behind(one: ModelVersion, baseline: Baseline) -> str:
-    """Where the live baseline is not what the spec says; empty where it is."""
+def _behind(one: ModelVersion, baseline: Baseline) -> tuple[str, str]:
+    """Reason and message of the condition SpecBehind; no message where the live baseline is what
+    the spec says.
+    """
     live = baseline.shares.get(one.spec.version, 0) / 100
     asked = baseline.claims.get(one.spec.version, 0)
+    if live and one.spec.lifecycle == "Inactive" and baseline.problem is None:
+        return STILL_SERVES, (
+            f"Inactive, but it has {live:g}% of the traffic: it stays loaded and serves on until "
+            "other versions ask for that"
+        )
     if live == asked:
-        return ""
-    return (
+        return "AsAsked", ""
+    return "LiveDiffers", (
         f"live {live:g}%, spec {asked}%: a rollout moved it; the live split holds until "
         "trafficPercent or lifecycle is edited"
     )

@@ -87,7 +87,7 @@ def test_a_test_and_a_rollout_take_turns() -> None:
     world.rollout()
     world.run(20)
     message = world.status()["message"]
-    assert "ABTest test owns the traffic of digits" in message
+    assert "Waits for ABTest test, which owns the traffic of digits" in message
     run_to(world, "Finished")
     world.run_to("Progressing", within=60)
     assert world.splits[:4] == [

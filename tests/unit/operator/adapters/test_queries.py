@@ -60,6 +60,46 @@ async def test_one_who_gives_up_does_not_take_the_answer_from_the_others(server:
     assert await patient == Value(9, 1)
 
 
+async def test_a_server_that_never_answers_keeps_nobody_from_ending(server: Server) -> None:
+    released, asked = threading.Event(), threading.Event()
+
+    def hanging(_query: str) -> Answer:
+        asked.set()
+        released.wait()
+        return number("1")
+
+    server.answer = hanging
+    before = set(threading.enumerate())
+    asking = [asyncio.create_task(queries(server).ask("n", "q"))]
+    await asyncio.to_thread(asked.wait)
+    started = [one for one in set(threading.enumerate()) - before if "asyncio" not in one.name]
+    assert started
+    assert all(one.daemon for one in started)
+    released.set()
+    await asyncio.gather(*asking)
+
+
+async def test_no_more_than_four_are_asked_at_a_time(server: Server) -> None:
+    together, counted = threading.Barrier(4), threading.Lock()
+    asked: list[int] = []
+    open_ = 0
+
+    def in_fours(_query: str) -> Answer:
+        nonlocal open_
+        with counted:
+            open_ += 1
+            asked.append(open_)
+        together.wait()
+        with counted:
+            open_ -= 1
+        return number("1")
+
+    server.answer = in_fours
+    asking = queries(server)
+    await asyncio.gather(*(asking.ask("n", f"q{i}") for i in range(12)))
+    assert max(asked) == 4
+
+
 async def test_namespaced_queries_go_to_the_namespaces_address(server: Server) -> None:
     server.answer = lambda _query: number("1")
     asking = queries(server, "Namespaced", url=f"{server.url}tenant/?of={{namespace}}")

@@ -256,6 +256,7 @@ def test_lost_users_of_one_arm_are_a_mismatch_and_nothing_else_counts() -> None:
     assert judged.verdict == "SampleRatioMismatch"
     assert judged.sample_ratio is not None
     assert judged.sample_ratio.verdict == "Mismatch"
+    assert judged.sample_ratio.p < 1e-3, "shown beside it: the usual test"
     assert judged.harmful
 
 
@@ -329,6 +330,24 @@ def test_an_excess_that_is_allowed_does_no_harm_whatever_the_ratio() -> None:
     assert verdict(0.0001) == "GuardrailFailed"
 
 
+def test_one_user_who_always_fails_is_no_bad_version() -> None:
+    """All errors of the treatment are of one group of users."""
+
+    def verdict(buckets: int) -> str:
+        test = ab_test(guardrails=[{"name": "errors", "errorRate": {"maxRatioToControl": 1.5}}])
+        steady = dict.fromkeys(gathered.ARMS, Tally(requests=1000, bad=1))
+        odd = {**steady, "treatment": Tally(requests=1000, bad=1 + 256 // buckets)}
+        strata = [
+            counters.Stratum("pod", str(i), False, odd if i < buckets else steady)
+            for i in range(BUCKETS)
+        ]
+        seen = counters.Window({guardrails.answered(test).id: strata})
+        return judge(test, watched(test, evidence(test), 2, seen)).verdict
+
+    assert verdict(64) == "GuardrailFailed"
+    assert verdict(1) == "Inconclusive"
+
+
 def test_guardrails_share_the_level() -> None:
     thresholds = []
     for count in (1, 4):
@@ -353,6 +372,18 @@ def test_latency_is_held_against_control_as_it_was_before() -> None:
     judged = judge(test, watched(test, begun, 20, worse))
     assert judged.verdict == "GuardrailFailed"
     assert "slower than 60ms" in judged.reason
+
+
+def test_what_no_guardrail_could_judge_is_no_win() -> None:
+    test = ab_test(guardrails=[ERRORS, LATENCY])
+    seen = window(test, Tally(requests=1000, bad=5), Tally(requests=1000, bad=5))
+    judged = judge(test, watched(test, evidence(test, accuracy=outcomes(0.5, 0.9)), 5, seen))
+    assert [one.verdict for one in judged.metrics] == ["TreatmentWins", "Pass", "Inconclusive"]
+    assert judged.verdict == "Inconclusive"
+    assert not judged.decided
+    assert "but nobody can tell of harm (latency: how fast control was" in judged.reason
+    lost = judge(test, watched(test, evidence(test, accuracy=outcomes(0.9, 0.5)), 5, seen))
+    assert lost.verdict == "ControlWins"
 
 
 def test_answers_that_are_rated_unequally_often_raise_a_warning() -> None:

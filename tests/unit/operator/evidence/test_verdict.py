@@ -362,6 +362,22 @@ def test_of_pairs_only_what_stable_does_not_do_itself_counts() -> None:
     assert found.status.reason.endswith("(30%), 3% allowed")
 
 
+@pytest.mark.parametrize("metric", [AGREEMENT, BASELINE])
+def test_pairs_of_users_that_stick_together_need_more_of_it(metric: Metric) -> None:
+    one = compile_metric(metric, TO)
+    assert isinstance(one, Agreement)
+    pairs, itself = Tally(requests=1_000, bad=60), Tally(requests=1_000, bad=1)
+    assert agreed(metric, pairs, itself).verdict is Verdict.Fail
+    spread = {one.bound.id: 20.0}
+    assert agreed(metric, pairs, itself, dispersion=spread).verdict is Verdict.Inconclusive
+
+
+def test_pairs_are_not_asked_for_where_stable_has_no_requests() -> None:
+    assert agreed(AGREEMENT, Tally(), step_over=True, compared=False).verdict is Verdict.Pass
+    bad = Tally(requests=100, bad=30)
+    assert agreed(AGREEMENT, bad, step_over=True, compared=False).verdict is Verdict.Fail
+
+
 def asked(answer: Answer | None, bad: int = 0, metric: Metric = REVENUE, **how: Any) -> Judgement:
     one = compile_metric(metric, TO)
     assert isinstance(one, Queried)

@@ -51,7 +51,12 @@ def part(owner: Decided | None) -> Contribution | None:
 def rollout(canary: int) -> CanaryRollout:
     return CanaryRollout(
         metadata=Metadata(name="r", namespace="default", uid="rollout"),
-        spec=canaryrollout.Spec(model="digits", canary_version=canary),
+        spec=canaryrollout.Spec(
+            model="digits",
+            canary_version=canary,
+            mirror_percent=10,
+            assignment=canaryrollout.Assignment(header="x-user-id"),
+        ),
     )
 
 
@@ -179,6 +184,7 @@ def test_a_latched_rollout_has_no_weight(scene: tuple[Observation, Baseline, Any
     latched = table.latch is not None and table.latch.uid == "rollout"
     if latched:
         assert "canary" not in {arm.name for arm in table.split}
+        assert (table.mirror, table.assignment) == (None, None)
     ours = before is not None and before.latch is not None and before.latch.uid == "rollout"
     if owner and ours:
         begins_anew = isinstance(owner.state, Gating)

@@ -2,7 +2,9 @@
 
 import pytest
 from canaries import ERRORS, analysis, started, stepping, steps, weights, where
-from simulation import Simulation, failing
+from simulation import Simulation, failing, two_versions
+
+from tidegate_operator.rollout.observation import Before
 
 HOLDS = ("Holding", "DeadlineExceeded")
 
@@ -139,6 +141,105 @@ def test_the_time_until_a_weight_is_live_counts() -> None:
     world.by_name["triton-0"].silent = False
     world.run(10)
     assert 295 <= world.status()["checkpoint"]["progressed"] <= 315
+
+
+def ungated(**spec: object) -> Simulation:
+    """The canary is ready and gets nothing: stable itself breaks the bound."""
+    world = two_versions(before=Before(errors={1: 0.5}))
+    world.rollout(
+        **{"progressDeadline": "3m", "analysis": analysis(), **steps(20, 60, 100), **spec}
+    )
+    return world
+
+
+def test_before_it_has_weight_it_gets_none_any_more() -> None:
+    world = ungated()
+    world.run(170)
+    assert where(world) == ("Gating", "StableUnhealthy")
+    world.run(60)
+    assert where(world) == HOLDS
+    assert world.status()["message"] == (
+        "Holding before any traffic: not begun within progressDeadline (3m); promote, abort or "
+        "set a longer one"
+    )
+    assert world.condition("CanaryRollout", "rollout", "Paused")["status"] == "True"
+    writes = len(world.writes)
+    world.before = Before()
+    world.run(900)
+    assert where(world) == HOLDS
+    assert weights(world) == []
+    assert len(world.writes) == writes
+    assert world.reasons() == ["RolloutHeld"]
+
+
+def test_or_has_failed() -> None:
+    world = ungated(onDeadline="Rollback")
+    status = world.run_to("Failed", within=250)
+    assert status["reason"] == "DeadlineExceeded"
+    assert status["message"] == (
+        "Not begun within progressDeadline (3m), no traffic was moved: Ready, but stable itself "
+        "fails 50.00% of its requests, beyond rollback of errors; retry this rollout or apply "
+        "another"
+    )
+    assert world.reasons() == ["RolledBack"]
+
+
+def test_loading_counts_too() -> None:
+    world = two_versions(load_time=120.0)
+    world.version(3)
+    world.rollout(canary=3, progressDeadline="1m", onDeadline="Rollback", analysis=analysis())
+    assert world.run_to("Failed", within=70)["reason"] == "DeadlineExceeded"
+
+
+def test_a_longer_one_lets_a_gate_open_however_late_it_is_set() -> None:
+    world = ungated()
+    world.run(900)
+    world.before = Before()
+    world.edit(progressDeadline="10m")
+    world.run_to("Succeeded", within=300)
+    assert weights(world) == [20, 60, 0]
+
+
+@pytest.mark.parametrize("word", ["step", "step@0", "full"])
+def test_a_promotion_overrules_it_at_a_gate_as_soon_as_it_can(word: str) -> None:
+    world = ungated()
+    world.run(300)
+    world.kill()
+    world.prometheus_up = False
+    world.say("promote", word)
+    world.run(30)
+    if word != "full":
+        assert where(world) == HOLDS
+        assert world.said() != {}, "the word is kept"
+    world.before, world.prometheus_up = Before(), True
+    world.run(100)
+    assert weights(world) == ([20] if word != "full" else [])
+    assert "VerbIgnored" not in world.reasons()
+    assert where(world) == (HOLDS if word != "full" else ("Succeeded", "Promoted"))
+
+
+def test_what_held_at_a_gate_is_aborted() -> None:
+    world = ungated()
+    world.run(300)
+    world.say("abort", "had enough")
+    world.run(5)
+    assert where(world) == ("Failed", "Aborted")
+
+
+def test_a_shadow_that_takes_too_long_has_failed() -> None:
+    disagreement = {"name": "agreement", "disagreement": {"max": 0.02}}
+    plan = {"maxPercent": 0, "mirrorPercent": 50, "stepDuration": "30s"}
+    world = two_versions(rate=100.0)
+    world.disagreeing = (0.03, 0.0)
+    common = analysis(disagreement, significanceLevel=0.000001)
+    world.rollout(progressDeadline="3m", onDeadline="Rollback", analysis=common, **plan)
+    status = world.run_to("Failed", within=300)
+    assert status["reason"] == "DeadlineExceeded"
+    assert status["message"] == (
+        "Given up without any traffic moved: not finished within progressDeadline (3m); retry this "
+        "rollout or apply another"
+    )
+    assert world.table.mirror is None
 
 
 def test_an_operator_that_is_away_does_not_use_it_up() -> None:

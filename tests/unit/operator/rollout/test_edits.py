@@ -1,5 +1,8 @@
 """Specs that are edited while a rollout runs: the plan, the metrics, the deadlines."""
 
+from typing import Any
+
+import pytest
 from canaries import ERRORS, analysis, started, stepping, steps, weights, where
 from simulation import failing
 
@@ -93,6 +96,40 @@ def test_a_looser_bound_does_not_inherit_what_was_counted_against_the_old_one() 
     world.run(30)
     world.edit(analysis=analysis({"name": "errors", "errorRate": {"success": 0.2}}))
     world.run_to("Succeeded")
+
+
+LOOSER = {"name": "errors", "errorRate": {"success": 0.03, "rollback": 0.05}}
+OTHER = {"name": "other", "errorRate": {"success": 0.5}}
+
+
+@pytest.mark.parametrize(
+    "edited", [pytest.param(LOOSER, id="edited"), pytest.param(OTHER, id="taken away")]
+)
+def test_what_a_step_did_not_pass_by_is_no_reason_to_wait_for_twice_as_many(
+    edited: dict[str, Any],
+) -> None:
+    world = started(analysis=analysis(ERRORS, OTHER))
+    world.behaviour = failing(2, 0.02)
+    world.run(1800)
+    assert where(world) == ("Holding", "Inconclusive")
+    world.edit(analysis=analysis(edited))
+    world.run(25)
+    assert world.weight == 60
+
+
+def test_a_metric_that_is_edited_at_a_gate_is_judged_before_it_opens() -> None:
+    world = started(**steps(20, 60, 100, gates=(60,)))
+    world.run_to("WaitingPromotion")
+    world.run(70)
+    assert [one["verdict"] for one in world.status()["metrics"]] == ["Pass"]
+    assert world.status()["verdict"] == "Pass"
+    world.behaviour = failing(2, 0.02)
+    stricter = {"name": "errors", "errorRate": {"success": 0.001, "rollback": 0.05}}
+    world.edit(analysis=analysis(stricter), **steps(20, 60, 100))
+    world.run(200)
+    assert where(world) == ("Holding", "Inconclusive")
+    assert "above success 0.1%" in world.status()["message"]
+    assert weights(world) == [20]
 
 
 def test_the_look_edited_the_rest_goes_on() -> None:

@@ -11,7 +11,7 @@ import pytest
 from experiments import ERRORS, LATENCY, NOW, ab_test, sample
 
 from tidegate_contract.acknowledgement import Acknowledgement, Tensor, UserSample, VersionState
-from tidegate_contract.table import Latch, RoutingTable
+from tidegate_contract.table import Latch, Owner, RoutingTable
 from tidegate_operator.api.abtest import ABTest
 from tidegate_operator.api.canaryrollout import CanaryRollout
 from tidegate_operator.api.meta import Metadata, convert, wire
@@ -62,6 +62,7 @@ class Bench:
     heard: int = 2
     unreadable: str = ""
     before: Before | None = None
+    busy: Owner | None = None
     answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
     states: dict[str, Any] = field(default_factory=dict)
     last_look: float | None = None
@@ -201,6 +202,7 @@ class Bench:
             pods=tuple(self._pod(number) for number in range(2)),
             reading=reading,
             before=self.before,
+            busy=self.busy,
             answers=self.answers,
             last_look=self.last_look,
             scrape_interval=10.0,
@@ -455,12 +457,34 @@ def test_start_and_end_times_are_kept() -> None:
     assert made.now == pytest.approx(NOW + 620, abs=20)
 
 
+def test_a_start_put_off_while_the_treatment_loads_is_waited_for() -> None:
+    made = bench()
+    made.loaded = {1}
+    made.run_to("Gating")
+    made.edit(start_time=timestamp(made.now + 300))
+    made.loaded = {1, 2}
+    made.run(20)
+    assert (made.phase, made.status.reason) == ("Waiting", "NotYet")
+    assert all(arm.name == "stable" for table in made.tables for arm in table.split)
+    made.run_to("Running")
+
+
 def test_a_test_whose_end_has_passed_never_starts() -> None:
     made = bench(duration=None, endTime=timestamp(NOW - 1)).run(1)
     assert made.phase == "Failed"
     assert made.status.reason == "EndTimePassed"
     assert made.condition("Stalled") == "True"
     assert made.split == [("stable", 1, 100)]
+
+
+def test_a_test_whose_end_passes_while_its_version_loads_never_starts() -> None:
+    made = bench(duration=None, endTime=timestamp(NOW + 300))
+    made.loaded = {1}
+    made.run(40)
+    assert (made.phase, made.status.reason) == ("Failed", "EndTimePassed")
+    made.loaded = {1, 2}
+    made.run(3)
+    assert all(arm.name == "stable" for table in made.tables for arm in table.split)
 
 
 def test_late_outcomes_count_after_the_end() -> None:
@@ -478,7 +502,7 @@ def test_late_outcomes_count_after_the_end() -> None:
     assert "late outcomes count until" in made.status.message
     assert made.status.metrics[0].treatment > outcomes.treatment
     made.run_to("Finished")
-    assert made.now >= ended + 180
+    assert made.now >= ended + 180 + 20, "the last of them have been scraped"
     assert made.status.verdict == "TreatmentWins"
 
 
@@ -518,13 +542,23 @@ def test_a_rollout_and_a_test_take_turns() -> None:
     made.run(2)
     assert made.phase == "Waiting"
     assert made.status.message == (
-        "CanaryRollout rollout owns the traffic of digits; starts when it is finished or deleted"
+        "Waits for CanaryRollout rollout, which owns the traffic of digits; starts when it is "
+        "finished or deleted"
     )
     assert made.reasons == ["WaitingForOwner"]
     made.rollouts = ()
     made.states = {}
     made.run(3)
     assert made.phase == "Running"
+
+
+def test_a_test_waits_while_another_model_moves_in_the_same_pods() -> None:
+    made = Bench(ab_test(), busy=Owner(kind="CanaryRollout", name="other", uid="uid-other"))
+    made.run(3)
+    assert (made.phase, made.status.reason) == ("Waiting", "WaitingForOwner")
+    assert "CanaryRollout other" in made.status.message
+    made.busy = None
+    made.run_to("Running", within=5)
 
 
 def test_suspended_before_its_start_a_test_does_not_queue() -> None:
@@ -651,6 +685,43 @@ def test_the_users_own_queries_hold_a_test_while_they_give_no_number(
     assert "orders/control/total" in made.status.message
 
 
+def test_a_test_of_the_users_own_counters_ends_though_no_arm_is_counted_any_more() -> None:
+    queries = {"successes": "orders", "total": "visits"}
+    metric = {"name": "orders", "prometheus": queries}
+    made = bench(
+        successMetrics=[metric], duration="2m", feedbackDelay="3m", stopEarly=False, guardrails=None
+    )
+    names = [f"orders/{a}/{p}" for a in ("control", "treatment") for p in ("total", "successes")]
+    made.answers = {("uid-test", name): Value(NOW, 5.0) for name in names}
+    made.run_to("Finished", within=60)
+    assert "RolloutHeld" not in made.reasons
+
+
+def test_the_users_own_counters_begin_after_the_warm_up() -> None:
+    queries = {"successes": "orders", "total": "visits"}
+    made = bench(successMetrics=[{"name": "orders", "prometheus": queries}])
+    names = [f"orders/{a}/{p}" for a in ("control", "treatment") for p in ("total", "successes")]
+    made.answers = {("uid-test", name): NoValue(NOW, "no series") for name in names}
+    made.run_to("Running")
+    live = next(made.now for _ in range(9) if made.look() and started_at(made) is not None)
+    while made.now < live + 20:
+        made.look()
+        assert made.phase == "Running", "nothing needs to be there yet"
+    made.answers = {("uid-test", name): Value(NOW, 100.0) for name in names}
+    made.run(1)
+    for value in (150.0, 170.0):
+        made.answers = {("uid-test", name): Value(NOW, value) for name in names}
+        made.run(1)
+    risen = made.states["uid-test"].run.evidence.queried
+    assert risen == {name: [170.0, 70.0] for name in names}
+
+
+def started_at(made: Bench) -> float | None:
+    """When the split was live."""
+    found: float | None = made.states["uid-test"].run.evidence.live_since
+    return found
+
+
 def test_latency_guardrails_wait_until_control_is_known() -> None:
     made = bench(guardrails=[LATENCY]).run(4)
     assert made.phase == "Gating"
@@ -661,6 +732,17 @@ def test_latency_guardrails_wait_until_control_is_known() -> None:
     slow = made.tables[-1].checks[-1]
     assert slow.bounds["control"] == pytest.approx(0.075)  # type: ignore[union-attr]
     assert slow.bounds["treatment"] == pytest.approx(0.09)  # type: ignore[union-attr]
+
+
+def test_a_guardrail_that_cannot_be_judged_is_told_from_the_start_and_promotes_nobody() -> None:
+    made = better(bench(guardrails=[LATENCY], onFinish="PromoteWinner", duration="5m"))
+    made.before = Before()
+    made.run(10)
+    words = "the treatment cannot win, as nobody can judge latency; ends after 5m in all"
+    assert words in made.status.message
+    made.run_to("Finished").run(1)
+    assert made.status.verdict == "Inconclusive"
+    assert made.split == [("stable", 1, 100)]
 
 
 def test_versions_that_do_not_fit_each_other_are_not_tested() -> None:

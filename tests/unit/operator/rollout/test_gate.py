@@ -27,6 +27,14 @@ def test_an_undeclared_version() -> None:
     world.run_to("Progressing", within=5)
 
 
+def test_an_undeclared_stable_version() -> None:
+    world = two_versions()
+    world.rollout(canary=2, stableVersion=3)
+    world.run(5)
+    assert world.status()["reason"] == "VersionNotDeclared"
+    assert world.status()["message"] == "No ModelVersion declares version 3 of digits; apply one"
+
+
 @pytest.mark.parametrize("lifecycle", ["Inactive", "Deprecated"])
 def test_a_version_that_may_not_have_traffic(lifecycle: str) -> None:
     world = two_versions()
@@ -155,6 +163,28 @@ def test_a_selector_that_differs_does_not_shield_a_bad_canary() -> None:
     world.run(5)
     world.behaviour = lambda v, _now: (0.9 if v == 2 else 0.0, 0.0)
     world.run_to("RolledBack", within=60)
+
+
+def test_edited_selectors_wait_until_nobody_owns_the_model() -> None:
+    world = two_versions()
+    world.rollout(initialPercent=50)
+    world.run_to("Progressing")
+    world.run(5)
+    elsewhere = {"matchLabels": {"app": "other"}}
+    world.version(1, lifecycle="Active", trafficPercent=100, podSelector=elsewhere)
+    world.version(2, podSelector=elsewhere)
+    world.run(5)
+    assert world.status()["phase"] == "Progressing"
+    condition = world.condition("ModelVersion", "digits-1", "SelectorMatches")
+    assert (condition["status"], condition["reason"]) == ("True", "EditWaits")
+    assert condition["message"].startswith("the traffic is split in the pods of tidegate.dev/model")
+    world.kill()
+    world.run_to("Succeeded")
+    assert world.status("digits-1", "ModelVersion")["pods"]["total"] == 2
+    world.run(60)
+    condition = world.condition("ModelVersion", "digits-1", "SelectorMatches")
+    assert (condition["status"], condition["reason"]) == ("False", "NoPods")
+    assert "app=other" in condition["message"]
 
 
 X, Y = TENSOR, Tensor(name="Y", datatype="INT64", shape=[-1, 3])

@@ -198,6 +198,19 @@ def test_without_prometheus_a_gate_opens_once_it_tells_how_stable_does() -> None
     world.run_to("Succeeded")
 
 
+def test_a_pod_that_loads_after_others_were_waited_for_has_the_whole_gating_deadline() -> None:
+    world = two_versions(before=Before(errors={1: 0.5}))
+    world.rollout(gatingDeadline="1m", analysis=analysis(), **steps(20, 100))
+    world.run(200)
+    assert where(world) == ("Gating", "StableUnhealthy")
+    world.before, world.load_time = Before(), 30
+    world.add_pod("triton-9")
+    world.run(10)
+    assert where(world) == ("Gating", "Loading")
+    world.run_to("Progressing", within=60)
+    assert 200 <= world.status()["checkpoint"]["progressed"] <= 270, "all of it, and once"
+
+
 @pytest.mark.parametrize("gated", [20, 60])
 def test_a_gate_that_is_edited_away_is_asked_no_more(gated: int) -> None:
     world = started(**steps(20, 60, 100, gates=(gated,)))

@@ -25,7 +25,8 @@ def test_the_oldest_starts_the_second_waits_and_starts_after_it() -> None:
     world.rollout("a", canary=3, initialPercent=50, stepPercent=50)
     world.run(5)
     assert world.status("a")["phase"] == "Waiting"
-    assert "CanaryRollout b owns the traffic of digits" in world.status("a")["message"]
+    message = world.status("a")["message"]
+    assert message.startswith("Waits for CanaryRollout b, which owns the traffic of digits; ")
     assert world.reasons("a") == ["WaitingForOwner"]
     world.run_to("Succeeded", name="b")
     world.run_to("Succeeded", name="a")
@@ -171,8 +172,8 @@ def test_rollouts_of_models_that_share_pods_take_turns(busy: list[Owner]) -> Non
     world.run(30)
     assert world.status()["phase"] == "Waiting"
     assert world.status()["message"] == (
-        "CanaryRollout faces-2 moves another model's traffic in the same pods; starts when it is "
-        "finished or deleted"
+        "Waits for CanaryRollout faces-2, which moves another model's traffic in the same pods; "
+        "starts when it is finished or deleted"
     )
     assert world.reasons() == ["WaitingForOwner"]
     busy.clear()

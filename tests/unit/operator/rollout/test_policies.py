@@ -244,6 +244,31 @@ def test_a_target_below_the_cost_of_one_row_is_applied_and_told() -> None:
     assert world.reasons("p") == ["PolicyApplied", "InvalidSpec"]
 
 
+def test_a_memory_limit_below_one_row_is_applied_and_told() -> None:
+    world = policed(change(BUSY, row_bytes=1600), memoryLimit="1Ki")
+    assert world.table.batch.memory_limit == 1024
+    status = world.status("p", "BatchPolicy")
+    told = "memoryLimit 1Ki cannot be met: a row of digits takes 1.562Ki; such rows go one by one"
+    assert (status["phase"], told in status["message"]) == ("Applied", True)
+    assert said(world, "MemoryLimitMet") == ("False", "BelowRow")
+    assert (said(world, "Ready")[0], status["live"][0]["rowBytes"]) == ("True", 1600)
+    assert world.reasons("p") == ["PolicyApplied", "InvalidSpec"]
+    world.run(60)
+    assert world.reasons("p") == ["PolicyApplied", "InvalidSpec"]
+    world.batching[""] = change(BUSY, row_bytes=1024)
+    world.run(30)
+    assert said(world, "MemoryLimitMet") == ("True", "WithinLimit")
+
+
+def test_without_rows_nobody_knows_of_the_memory_limit() -> None:
+    assert said(policed(BUSY, memoryLimit="1Ki"), "MemoryLimitMet") == ("Unknown", "NoTraffic")
+
+
+def test_no_word_of_what_is_not_asked_for() -> None:
+    conditions = policed(change(BUSY, row_bytes=1600)).status("p", "BatchPolicy")["conditions"]
+    assert not {"TargetMet", "MemoryLimitMet"} & {one["type"] for one in conditions}
+
+
 def test_a_target_that_is_missed_is_shown_without_an_event() -> None:
     world = policed(change(BUSY, p99=0.07), targetLatency="50ms")
     assert said(world, "TargetMet") == ("False", "P99AboveTarget")
@@ -269,8 +294,9 @@ def test_the_revision_is_the_one_that_brought_the_settings() -> None:
 
 
 def test_what_a_pod_notes_is_in_the_message() -> None:
-    world = policed(change(BUSY, notes=["memoryLimit is less than one row of digits needs"]))
-    assert "memoryLimit is less than" in world.status("p", "BatchPolicy")["message"]
+    note = "batches are at 50% of their size: GPU memory is 93% used"
+    message = policed(change(BUSY, notes=[note])).status("p", "BatchPolicy")["message"]
+    assert message == f"All pods apply it; {note}"
 
 
 def test_figures_that_only_waver_around_the_target_change_nothing() -> None:
@@ -298,6 +324,11 @@ def test_pods_in_one(
 ) -> None:
     live = policies.summed("digits", Spec(models=["digits"]), told)
     assert (live.batch_size, live.cost, live.p99, live.dropped) == shown
+
+
+def test_the_largest_row_of_all_pods_counts() -> None:
+    told = [BatchLive(row_bytes=size) for size in (5, 9, None)]
+    assert policies.summed("digits", Spec(models=["digits"]), told).row_bytes == 9
 
 
 def test_one_pod_without_the_strategy_is_enough() -> None:

@@ -124,6 +124,20 @@ def test_disagreement_gates_a_rollout_with_weight() -> None:
     assert status["message"].startswith("Rolled back to version 1 from 20%: agreement: ")
 
 
+@pytest.mark.parametrize("baseline", [False, True])
+def test_at_all_of_the_traffic_there_is_nothing_left_to_agree_with(baseline: bool) -> None:
+    metric = BASELINE if baseline else AGREEMENT
+    world = two_versions()
+    world.rollout(
+        autoPromote=False,
+        mirrorPercent=50,
+        **steps(50, 100),
+        analysis=analysis(ERRORS, metric, warmup="10s"),
+    )
+    status = world.run_to("WaitingPromotion")
+    assert (world.weight, status["currentStep"]) == (100, 2)
+
+
 def test_disagreement_above_its_bound_but_not_proven_does_not_pass() -> None:
     world = started(mirrorPercent=50, analysis=analysis(AGREEMENT))
     world.disagreeing = (0.03, 0.0)

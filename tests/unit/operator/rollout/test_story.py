@@ -189,6 +189,7 @@ def test_every_message_is_one_sentence_that_starts_large_and_ends_open() -> None
         "5% allowed; mend the canary, then retry this rollout or apply another",
         re.sub(r"\(\d+\.\d+%", "(9%", message),
     )
+    assert world.status()["display"]["message"] == f"E{message.partition(': e')[2]}"
 
 
 def test_missing_evidence_that_rolls_back_promises_no_return() -> None:
@@ -204,6 +205,21 @@ def test_missing_evidence_that_rolls_back_promises_no_return() -> None:
 RUN = states.Run(stable=1, plan=(), evidence=Checkpoint(gating_since=1.0))
 
 
+def test_a_way_back_names_the_pods_that_have_not_gone_it() -> None:
+    world = stepping()
+    world.by_name["triton-1"].silent = True
+    world.behaviour = failing(2, 0.9)
+    message = world.run_to("RollingBack", within=30)["message"]
+    world.run(120)
+    assert world.status()["phase"] == "RollingBack"
+    assert world.status()["message"] == f"{message}; waiting for triton-1 to apply it"
+    world.kill()
+    world.run(5)
+    assert world.status()["message"] == f"{message}; waiting for triton-1 to apply it"
+    world.by_name["triton-1"].silent = False
+    assert world.run_to("RolledBack", within=30)["message"] == message
+
+
 @pytest.mark.parametrize(
     ("phase", "reason", "step", "kind", "weight"),
     [
@@ -212,6 +228,7 @@ RUN = states.Run(stable=1, plan=(), evidence=Checkpoint(gating_since=1.0))
         ("Waiting", "Suspended", -1, states.Waiting, 0),
         ("Gating", "Loading", -1, states.Gating, 0),
         ("WaitingPromotion", "AwaitingPromotion", -1, states.Gating, 0),
+        ("Holding", "DeadlineExceeded", -1, states.Gating, 0),
         ("WaitingPromotion", "AwaitingPromotion", 0, states.Stepping, 20),
         ("Progressing", "Analysing", 0, states.Stepping, 20),
         ("Holding", "NoData", 0, states.Stepping, 20),

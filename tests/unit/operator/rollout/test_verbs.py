@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from canaries import started, stepping, steps, weights, where
+from canaries import analysis, started, stepping, steps, weights, where
 from simulation import Simulation, failing, two_versions
 
 from tidegate_operator.api.meta import Metadata
@@ -241,6 +241,7 @@ def test_aborted_before_it_had_weight_it_failed(prepare: Callable[[Simulation], 
     )
     world.run(3)
     assert world.said() == {}
+    assert world.reasons()[-1] == "RolledBack"
     assert world.table.owner is None
     assert weights(world) == []
 
@@ -357,12 +358,19 @@ def test_a_failed_one_is_retried_and_a_second_retry_is_attempt_three() -> None:
 def test_a_retry_joins_the_queue_at_its_own_time() -> None:
     world = rolled_back()
     world.version(3)
-    world.rollout("younger", canary=3, suspend=True, **steps(50, 100))
+    world.rollout("owner", canary=3, analysis=analysis(), **steps(50, 100, duration="1h"))
+    world.run_to("Progressing", name="owner")
+    world.rollout("younger", canary=3, analysis=analysis(), **steps(50, 100))
     world.run(5)
     world.say("retry", "x")
-    world.edit("younger", suspend=False)
-    world.run_to("Progressing", name="younger")
+    world.run(5)
+    assert where(world) == where(world, "younger") == ("Waiting", "WaitingForOwner")
+    world.say("abort", "make room", "owner")
+    world.run_to("Progressing", name="younger", within=10)
     assert where(world) == ("Waiting", "WaitingForOwner")
+    world.run_to("Succeeded", name="younger")
+    world.run(5)
+    assert where(world)[0] not in {"Waiting", "RolledBack"}
 
 
 @pytest.mark.parametrize("prepare", [progressing, holding])

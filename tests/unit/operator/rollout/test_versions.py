@@ -1,5 +1,6 @@
 """ModelVersion statuses: where a version is loaded, what it serves, what is wrong."""
 
+from canaries import started
 from simulation import Simulation, two_versions
 
 from tidegate_operator.adapters.metrics import Rates
@@ -141,6 +142,27 @@ def test_a_promoted_version_is_active_whatever_its_spec_says() -> None:
 def live(requests: float, errors: float = 0.0) -> dict[int, LiveMetrics]:
     quantiles = {"p50": 0.01, "p95": 0.02, "p99": 0.03}
     return {1: LiveMetrics(requests_per_second=requests, error_rate=errors, **quantiles)}
+
+
+def test_what_is_set_inactive_while_it_has_the_traffic_serves_on_and_warns_once() -> None:
+    world = started()
+    world.run_to("Succeeded")
+    world.version(2, lifecycle="Inactive")
+    world.run(60)
+    assert [arm.version for arm in world.table.split] == [2]
+    status = world.status("digits-2", "ModelVersion")
+    assert (status["phase"], status["lifecycle"]) == ("Ready", "Active")
+    told = (
+        "Inactive, but it has 100% of the traffic: it stays loaded and serves on until other "
+        "versions ask for that"
+    )
+    assert status["message"] == told
+    warned = [one for one in world.events if one.name == "digits-2" and one.type == "Warning"]
+    assert [(one.reason, one.message) for one in warned] == [("InvalidSpec", told)]
+    world.version(1, lifecycle="Active", trafficPercent=50)
+    world.version(3, lifecycle="Active", trafficPercent=50)
+    world.run(60)
+    assert world.status("digits-2", "ModelVersion")["phase"] == "Unloaded"
 
 
 def test_live_figures_are_shown_and_written_when_they_have_moved() -> None:

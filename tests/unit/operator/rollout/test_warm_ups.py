@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import pytest
 from canaries import ERRORS, analysis, started, steps
 from simulation import Behaviour, Simulation, failing
+
+from tidegate_operator.evidence.queries import Answer, NoValue, QueryError, Value
 
 SLOW = {"name": "latency", "latency": {"quantile": 0.95, "rollback": "100ms"}}
 RATIO = {"name": "ratio", "errorRate": {"maxRatioToStable": 1.5}}
@@ -48,6 +51,34 @@ def test_the_warm_up_of_the_step_itself_counts_nothing() -> None:
     world.run(55)
     assert world.status()["phase"] == "Progressing"
     world.run_to("RolledBack", within=20)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (Value(0, 0.0), "AnalysisFailed"),
+        (NoValue(0, "no series"), "NoData"),
+        (QueryError(0, "no answer"), "Error"),
+    ],
+)
+def test_what_a_query_gives_in_the_warm_up_of_a_step_counts_nothing(
+    answer: Answer, reason: str
+) -> None:
+    query = {"query": "revenue", "rollback": {"max": 1}, "failureLimit": 1}
+    metric = {"name": "revenue", "prometheus": query}
+    policies = {"onNoData": "Rollback", "onError": "Rollback"}
+    analysed = analysis(ERRORS, metric, warmup="60s", **policies)
+    world = started(analysis=analysed, **steps(20, 60, 100, duration="2m"))
+    world.answers["revenue"] = lambda _now: answer
+    world.run_to("Progressing")
+    world.run(55)
+    world.answers["revenue"] = lambda now: Value(now, 5.0)
+    world.run(300, lambda w: w.weight == 60)
+    world.answers["revenue"] = lambda _now: answer
+    world.run(55)
+    assert world.status()["phase"] == "Progressing"
+    world.run(15, lambda w: w.status()["phase"] == "RolledBack")
+    assert world.status()["reason"] == reason
 
 
 def test_what_a_pod_counts_in_its_warm_up_and_after_it_is_counted_once() -> None:
