@@ -213,7 +213,8 @@ def _verb(
     whom: str = "ROLLOUT|TEST",
 ) -> argparse.ArgumentParser:
     word = _word(words, name, run, what, *examples)
-    word.add_argument("name", metavar=whom, help="its name, or cro/NAME or abt/NAME")
+    forms = "cro/NAME or abt/NAME" if "TEST" in whom else "cro/NAME"
+    word.add_argument("name", metavar=whom, help=f"its name, or {forms}")
     word.add_argument(
         "--timeout",
         type=_seconds_or_none,

@@ -18,7 +18,7 @@ EXAMPLES: Final = (
 def add(word: argparse.ArgumentParser) -> None:
     """Add what may be said, and what runs it."""
     word.set_defaults(run=_run)
-    word.add_argument("model", metavar="MODEL")
+    word.add_argument("model", metavar="MODEL", help="as Triton names it")
     word.add_argument(
         "--url",
         type=address,

@@ -18,7 +18,7 @@ EXAMPLES: Final = (
 def add(word: argparse.ArgumentParser) -> None:
     """Add what may be said, and what runs it."""
     word.set_defaults(run=_run)
-    word.add_argument("model", metavar="MODEL")
+    word.add_argument("model", metavar="MODEL", help="as Triton names it")
     _where(word.add_argument_group("where to try"))
     load.traffic(word)
     _search(word.add_argument_group("search"))
@@ -49,13 +49,24 @@ def _where(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("-n", "--namespace", help="of the policy; default: that of the context")
     group.add_argument("--context", help="of the kubeconfig; default: the current one")
     group.add_argument("--kubeconfig", metavar="FILE", help="default: KUBECONFIG, ~/.kube/config")
-    group.add_argument("--fixed", type=_time, metavar="TIME", help="of any batch, such as 4ms")
-    group.add_argument("--per-row", type=_time, metavar="TIME", help="more for each row: 200us")
+    group.add_argument(
+        "--fixed",
+        type=_time,
+        metavar="TIME",
+        help="that every batch takes, such as 4ms; default, as of the next two: what --url says",
+    )
+    group.add_argument(
+        "--per-row", type=_time, metavar="TIME", help="that each row adds to it, such as 200us"
+    )
     group.add_argument(
         "--most", type=load.count, metavar="N", help="rows that the model takes at once"
     )
     group.add_argument(
-        "--slots", type=load.count, default=1, metavar="N", help="instances (default 1)"
+        "--slots",
+        type=load.count,
+        default=1,
+        metavar="N",
+        help="batches that the model runs at a time: its instances (default 1)",
     )
 
 
