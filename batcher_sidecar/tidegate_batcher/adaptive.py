@@ -66,7 +66,7 @@ def _size(view: View, rows: int) -> tuple[int, str]:
     if view.target is not None:
         fits = _within(view.cost, max(view.most, rows), view.target / 2)
         if 0 < fits < most:
-            most, reason = max(fits, min(view.least, most)), CUT_FOR_TARGET
+            most, reason = max(fits, view.cost.telling, min(view.least, most)), CUT_FOR_TARGET
     fits = _within(view.cost, min(rows, most), view.answer_by - view.now)
     if 0 < fits < min(rows, most):
         most, reason = fits, CUT_FOR_DEADLINE

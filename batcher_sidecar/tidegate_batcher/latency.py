@@ -3,8 +3,9 @@
 Least squares over batches that are forgotten exponentially, with two guards. A residual counts up
 to three times the usual one (Huber, Robust Estimation of a Location Parameter, 1964): a pause of
 the server moves the line little, and a lasting change still wins, as the usual residual grows with
-what it is fed. And the slope holds on to its last value with the weight of a fraction of one batch:
-while all batches are of one size nothing can be said about it, so nothing is.
+what it is fed. Only upwards, though: nothing takes less time than it needs. And the slope holds on
+to its last value with the weight of a fraction of one batch: while all batches are of one size
+nothing can be said about it, so nothing is.
 
 Beside the line, the quantile of the ratio of what a batch took to what the line said, by stochastic
 approximation (Robbins and Monro, 1951).
@@ -38,6 +39,7 @@ class Latency:
         "_first",
         "_mean_rows",
         "_mean_seconds",
+        "_reach",
         "_rows_rows",
         "_rows_seconds",
         "_usual",
@@ -61,6 +63,7 @@ class Latency:
         self._rows_rows = 0.0
         self._rows_seconds = 0.0
         self._usual = 0.0
+        self._reach = 0.0
 
     def seconds(self, rows: int) -> float:
         """What a batch of so many rows takes, on the average."""
@@ -70,9 +73,22 @@ class Latency:
         """What 99 of 100 batches of so many rows take no longer than."""
         return (self.fixed + self.per_row * rows) * self.ratio
 
+    @property
+    def telling(self) -> int:
+        """Rows of a batch from which something is learned: 2 while all had 1 lately, else 1.
+
+        What a row adds is a guess then. Who keeps to a bound by it might never send the second row,
+        however little that really adds.
+        """
+        mean = self._mean_rows
+        return 2 if mean < 2.0 and self._rows_rows < HOLD * mean * mean else 1  # noqa: PLR2004
+
     def rows_within(self, seconds: float) -> int:
-        """The most rows whose batch takes at most so long, on the average; at least 1."""
-        return max(1, self._rows(seconds - self.fixed))
+        """The most rows whose batch takes at most so long, on the average; at least ``telling``.
+
+        At most twice as many as were seen lately: farther off, what a row adds may be all noise.
+        """
+        return max(self.telling, min(self._rows(seconds - self.fixed), int(2.0 * self._reach)))
 
     def rows_at_most(self, seconds: float) -> int:
         """The most rows of which 99 of 100 batches take at most so long; maybe none."""
@@ -86,14 +102,14 @@ class Latency:
     def learn(self, rows: int, seconds: float) -> None:
         """Take note of a finished batch."""
         self.batches += 1
+        self._reach = max(rows, self._reach * MEMORY)
         if self.batches <= FIRST:
             self._begin(rows, seconds)
             return
         expected = self.fixed + self.per_row * rows
         self._rank(seconds, expected)
         residual = seconds - expected
-        most = CLIP * self._usual
-        clipped = max(-most, min(residual, most))
+        clipped = min(residual, CLIP * self._usual)
         self._usual += FOLLOW * (abs(clipped) - self._usual)
         self._fold(rows, expected + clipped)
         self._draw()

@@ -13,14 +13,14 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Generator, Hashable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar, cast
 
 from tidegate_batcher.adaptive import Adaptive
+from tidegate_batcher.entry import Entry
 from tidegate_batcher.guarded import Guarded
-from tidegate_batcher.item import Item
 from tidegate_batcher.scheduler import Batch, Full, Late, Scheduler
 from tidegate_batcher.strategy import Strategy
 from tidegate_contract.table import BatchSettings
@@ -58,13 +58,7 @@ class Ticket(Future[Out]):
         return asyncio.wrap_future(self).__await__()
 
 
-class _Entry(Item, Generic[In, Out]):
-    __slots__ = ("ticket", "value")
-
-    def __init__(self, value: In, ticket: Ticket[Out], *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
-        self.value = value
-        self.ticket = ticket
+_Entry = Entry[In, Ticket[Out]]
 
 
 @dataclass(slots=True)
@@ -134,9 +128,9 @@ class Batcher(Generic[In, Out]):
     def submit(
         self,
         item: In,
-        *,
         priority: int | None = None,
         deadline: float | None = None,
+        *,
         group: Hashable = None,
     ) -> Ticket[Out]:
         """Let an item wait for its batch.
@@ -162,7 +156,7 @@ class Batcher(Generic[In, Out]):
             now = self._clock()
             until = self._policy.deadline if deadline is None else deadline
             by = inf if until is None else now + until
-            entry = _Entry(item, ticket, level, 1, group, now, answer_by=by)
+            entry = Entry(item, ticket, level, group, now, by)
             self._statistics.submitted += 1
             dropped = self._offer(entry, now)
             self._changed.notify()
@@ -177,7 +171,7 @@ class Batcher(Generic[In, Out]):
         with self._changed:
             now = self._statistics
             now.waiting = self._scheduler.waiting
-            return Statistics(**{name: getattr(now, name) for name in now.__slots__})
+            return replace(now)
 
     def close(self) -> None:
         """Process what waits, then end; what is submitted from here on is refused."""

@@ -80,7 +80,9 @@ class Line:
     def living(self) -> Iterator[Item]:
         """Those that wait here."""
         level = self.level
-        return (one for one in self.items if one.waits and one.level == level)
+        for one in self.items:
+            if one.waits and one.level == level:
+                yield one
 
     def left(self, item: Item) -> None:
         """Count an item that leaves, and stays in the line as a ghost."""
@@ -242,7 +244,9 @@ class Queue:
 
     def others(self, group: Group) -> Iterator[Group]:
         """The other groups that wait."""
-        return (one for one in self.groups.values() if one is not group and one.rows)
+        for one in self.groups.values():
+            if one is not group and one.rows:
+                yield one
 
     def newest(self, level: int) -> Item | None:
         """The last that came of those of a level of whom nothing is sent."""

@@ -25,16 +25,18 @@ would break all those behind it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil, inf
 from typing import Final, NamedTuple
 
 from tidegate_batcher.adaptive import LEARNT, Adaptive
 from tidegate_batcher.aging import Reserve
 from tidegate_batcher.device import Device
+from tidegate_batcher.drain import Drain
 from tidegate_batcher.item import Item
+from tidegate_batcher.lane import Explanation, Lane
 from tidegate_batcher.latency import Latency
-from tidegate_batcher.queue import Group, Line, Queue, Room
+from tidegate_batcher.queue import Group, Line, Room
 from tidegate_batcher.shares import DeviceTime
 from tidegate_batcher.strategy import Decision, Strategy, View
 from tidegate_batcher.turns import Turns
@@ -47,8 +49,6 @@ LATE: Final = 2.0
 """Times the longest that a batch should take after which nobody waits for its end any more."""
 LONGEST_RETRY: Final = 60.0
 """Seconds: nobody is told to stay away for longer, as nothing learned looks farther ahead."""
-DRAIN_MEMORY: Final = 0.98
-"""What a batch still counts in the drain rate when one more has left."""
 
 SLICED: Final = "sliced"
 MAKES_WAY: Final = "makes way for a higher level, or another slice"
@@ -87,61 +87,6 @@ class Late(Exception):  # noqa: N818 - it says what is the case
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
-
-
-class Explanation(NamedTuple):
-    """Why one group of a lane is batched as it is. ``group``: its key.
-
-    ``fixed``, ``per_row``, ``ratio``: the learned cost, see ``Latency``, from so many ``batches``.
-    ``reason``: of the last decision; ``reasons``: how often each was given. ``waiting``: rows.
-    """
-
-    lane: int
-    group: object
-    fixed: float
-    per_row: float
-    ratio: float
-    batches: int
-    waiting: int
-    arrivals: float
-    reason: str
-    reasons: Mapping[str, int]
-
-
-@dataclass(slots=True, eq=False)
-class Lane:
-    """What waits for one version, and its slots.
-
-    ``most``: rows that the model takes at once. ``usual``: rows of a batch at most where the policy
-    names no number. ``row_bytes``: of a row's outputs. ``limit``: rows of a batch by policy and
-    pressure; ``cap``: rows above which even a single item is sliced.
-    ``hold_*``: nothing is to be decided before a time, unless so many rows wait, or somebody comes
-    of a higher level or with an earlier deadline. ``pace``, ``base``: no item is answered later
-    than ``base`` + ``pace`` for each row that waits, seconds; 0 while nothing is known.
-    """
-
-    key: int
-    slots: int
-    most: int
-    usual: int
-    row_bytes: float
-    reserve: Reserve
-    queue: Queue = field(default_factory=Queue)
-    in_flight: int = 0
-    free_since: float = -inf
-    limit: int = 1
-    cap: int = 1
-    hold_until: float = -inf
-    hold_rows: int = 0
-    hold_level: int = 0
-    hold_by: float = -inf
-    pace: float = 0.0
-    base: float = 0.0
-
-    @property
-    def free(self) -> bool:
-        """Whether a slot is free."""
-        return self.in_flight < self.slots
 
 
 class _Owed(NamedTuple):
@@ -189,9 +134,7 @@ class Scheduler:
         self._expired: list[Item] = []
         self._wake = inf
         self._pressure = 1.0
-        self._drain_rows = 0.0
-        self._drain_seconds = 0.0
-        self._drained_at: float | None = None
+        self._drain = Drain()
         self.configure(BatchSettings(), Adaptive(), {})
 
     def configure(
@@ -213,7 +156,7 @@ class Scheduler:
         self._sliced = [one.level for one in settings.levels if one.max_slice is not None]
         for lane in self.lanes.values():
             lane.reserve.share, lane.reserve.after = settings.aging_reserve, settings.aging_after
-            self._limit(lane)
+            lane.bound(self._settings.max_batch_size, self._pressure)
 
     def open(
         self, key: int, *, slots: int, most: int, usual: int | None = None, row_bytes: float = 0.0
@@ -221,7 +164,7 @@ class Scheduler:
         """Take items for a lane. ``most``, ``usual``, ``row_bytes``: see ``Lane``."""
         reserve = Reserve(self._settings.aging_reserve, self._settings.aging_after)
         lane = self.lanes[key] = Lane(key, slots, most, usual or most, row_bytes, reserve)
-        self._limit(lane)
+        lane.bound(self._settings.max_batch_size, self._pressure)
 
     def close(self, key: int) -> list[Item]:
         """Take no more items for a lane; returns what waited there, by group and level."""
@@ -236,7 +179,7 @@ class Scheduler:
         if share != self._pressure:
             self._pressure = share
             for lane in self.lanes.values():
-                self._limit(lane)
+                lane.bound(self._settings.max_batch_size, self._pressure)
 
     @property
     def busy(self) -> int:
@@ -322,7 +265,7 @@ class Scheduler:
             self._look(lane, now)
         if len(waiting) > 1:
             waiting = [lane for lane in waiting if lane.queue.rows]
-            waiting.sort(key=_turn)
+            waiting.sort(key=Lane.turn)
         turns = len(self.lanes) > 1 and self._turns.kept(now)
         for lane in waiting:
             queue = lane.queue
@@ -391,11 +334,7 @@ class Scheduler:
                 lane.pace = max(0.99 * lane.pace, cost.at_most(lane.limit) / lane.limit)
         group.used = True
         group.arrivals.ended(batch.rows, now, min(self._settings.max_wait, cost.fixed))
-        if self.waiting and self._drained_at is not None:
-            self._drain_rows = self._drain_rows * DRAIN_MEMORY + batch.rows
-            self._drain_seconds *= DRAIN_MEMORY
-            self._drain_seconds += now - self._drained_at
-        self._drained_at = now if self.waiting else None
+        self._drain.left(batch.rows, now, waiting=self.waiting > 0)
 
     def occupy(self, key: int, guest: object) -> None:
         """Take a slot of a lane for something that is none of the scheduler's batches."""
@@ -408,9 +347,9 @@ class Scheduler:
 
     def drain_rate(self, now: float) -> float:
         """Rows a second that leave while others wait; by the learned cost if that never was."""
-        if self._drain_seconds > 0.0:
-            since = now if self._drained_at is None else self._drained_at
-            return self._drain_rows / (self._drain_seconds + now - since)
+        rate = self._drain.rate(now)
+        if rate is not None:
+            return rate
         return max(
             (
                 lane.slots * lane.limit / seconds
@@ -423,22 +362,7 @@ class Scheduler:
 
     def explain(self, now: float) -> list[Explanation]:
         """Say for every group of every lane what was learned and decided."""
-        return [
-            Explanation(
-                lane=key,
-                group=group.key,
-                fixed=group.cost.fixed,
-                per_row=group.cost.per_row,
-                ratio=group.cost.ratio,
-                batches=group.cost.batches,
-                waiting=group.rows,
-                arrivals=group.arrivals.rate(now),
-                reason=group.reason,
-                reasons=dict(group.reasons),
-            )
-            for key, lane in self.lanes.items()
-            for group in lane.queue.groups.values()
-        ]
+        return [one for lane in self.lanes.values() for one in lane.explain(now)]
 
     def _look(self, lane: Lane, now: float) -> None:
         """Take out those who are too late."""
@@ -653,7 +577,7 @@ class Scheduler:
         arrived = line.items[0].arrived
         for one in mains:
             if not one.free:
-                level, came = _turn(one)
+                level, came = one.turn()
                 if level <= line.level and came < arrived:
                     return arrived + PATIENCE
         return now
@@ -687,18 +611,7 @@ class Scheduler:
         own = lane.queue.groups.get(item.group)
         if not self._settings.early_drop or own is None or own.cost.batches < LEARNT:
             return
-        ahead = 0.0
-        rows = item.rows
-        for group in lane.queue.groups.values():
-            before = sum(line.rows for line in group.ordered if line.level <= item.level)
-            if group is own:
-                full, last = divmod(before + item.rows, lane.limit)
-                ahead += full * group.cost.seconds(lane.limit)
-                rows = last or lane.limit
-                ahead -= 0 if last else group.cost.seconds(lane.limit)
-            elif before:
-                batches = ceil(before / lane.limit)
-                ahead += batches * group.cost.fixed + before * group.cost.per_row
+        ahead, rows = lane.ahead(item, own)
         if not lane.free:
             ends = (
                 batch.sent_at + flight.group.cost.seconds(batch.rows)
@@ -751,12 +664,6 @@ class Scheduler:
         self.counts[item.level] -= 1
         self.waiting -= 1
 
-    def _limit(self, lane: Lane) -> None:
-        most = self._settings.max_batch_size or lane.usual
-        lane.limit = max(1, int(min(most, lane.most) * self._pressure))
-        lane.cap = max(1, int(lane.most * self._pressure))
-        lane.hold_until = -inf
-
 
 def _note(group: Group, reason: str) -> None:
     group.reason = reason
@@ -765,16 +672,3 @@ def _note(group: Group, reason: str) -> None:
 
 def _arrived(item: Item) -> float:
     return item.arrived
-
-
-def _turn(lane: Lane) -> tuple[int, float]:
-    """What a lane's next batch is judged by where lanes take turns.
-
-    Level and time of arrival of the item a quarter into it. By the first one, a lane with little
-    traffic would wait for a batch more than an equal item of the other lane; by the middle one,
-    for less.
-    """
-    line = lane.queue.turn()
-    assert line
-    items = line.items
-    return line.level, items[min(len(items), lane.limit) // 4].arrived

@@ -23,6 +23,10 @@ class Cost(Protocol):
     def per_row(self) -> float:
         """Seconds that each row adds: b of a + b n."""
 
+    @property
+    def telling(self) -> int:
+        """Rows of a batch from which something is learned of that: smaller ones keep it a guess."""
+
     def seconds(self, rows: int) -> float:
         """What a batch of so many rows takes, on the average."""
 

@@ -15,8 +15,9 @@ from tidegate_batcher.strategy import View
 class Known:
     """A cost that is known, with nothing left to chance."""
 
-    def __init__(self, fixed: float, per_row: float, batches: int = 100) -> None:
+    def __init__(self, fixed: float, per_row: float, batches: int = 100, telling: int = 1) -> None:
         self.fixed, self.per_row, self.batches = fixed, per_row, batches
+        self.telling = telling
 
     def seconds(self, rows: int) -> float:
         return self.fixed + self.per_row * rows
@@ -105,6 +106,11 @@ def test_a_smaller_batch_where_a_larger_would_be_late() -> None:
 def test_two_batches_within_the_target() -> None:
     assert decide(rows=32, target=0.00601) == (10, adaptive.CUT_FOR_TARGET)
     assert decide(rows=32, target=0.001) == (32, adaptive.FULL)  # met by no size
+
+
+def test_a_target_does_not_cut_below_what_shows_the_cost_to_be_a_guess() -> None:
+    guess = Known(0.002, 0.002, telling=2)
+    assert decide(rows=8, target=0.010, cost=guess) == (2, adaptive.CUT_FOR_TARGET)
 
 
 def test_the_least_is_waited_for() -> None:

@@ -78,6 +78,35 @@ def test_rows_fit_into_time() -> None:
     assert made.at_most(made.rows_at_most(0.02)) <= 0.02 < made.at_most(made.rows_at_most(0.02) + 1)
 
 
+def test_a_second_row_is_tried_while_all_had_one_and_what_it_shows_is_believed() -> None:
+    made = taught([1] * 200)  # by which half of it is taken to be each row's
+    longest = 1.2 * (A + B)
+    assert made.rows_within(longest) == made.telling == 2
+    for _ in range(30):
+        rows = made.rows_within(longest)
+        made.learn(rows, A + B * rows)
+    assert made.telling == 1
+    assert made.rows_within(longest) in (2, 3)  # 1 + 0.2 (A + B) / B is 2.8
+
+
+def test_a_second_row_that_is_too_much_is_tried_seldom() -> None:
+    made, tried = taught([1] * 50, a=0.001, b=0.008), 0
+    for _ in range(1_000):
+        rows = made.rows_within(0.010)
+        tried += rows > 1
+        made.learn(rows, 0.001 + 0.008 * rows)
+    assert 0 < tried < 10
+
+
+def test_nothing_goes_far_beyond_what_was_seen() -> None:
+    made = taught([1, 2] * 20, b=0.0)  # as noise makes it look
+    sizes = []
+    while made.rows_within(1.0) < 1_024:
+        sizes.append(made.rows_within(1.0))
+        made.learn(sizes[-1], A)
+    assert sizes == [4, 8, 16, 32, 64, 128, 256, 512]
+
+
 @given(st.lists(st.tuples(st.integers(1, 10_000), st.floats(0.0, 1e4)), max_size=60))
 def test_whatever_it_is_taught_it_stays_sane(batches: list[tuple[int, float]]) -> None:
     made = Latency()

@@ -9,7 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tidegate_batcher.adaptive import Adaptive
 from tidegate_batcher.fixed import Fixed
 from tidegate_batcher.item import Item
-from tidegate_batcher.scheduler import Batch, Full, Lane, Late, Scheduler
+from tidegate_batcher.lane import Lane
+from tidegate_batcher.scheduler import Batch, Full, Late, Scheduler
 from tidegate_contract.table import BatchSettings, Level
 
 LEVELS = 4

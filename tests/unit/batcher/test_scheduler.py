@@ -346,6 +346,21 @@ def test_who_would_be_late_is_refused_once_the_cost_is_known() -> None:
     offer(made, item(now, level=2, answer_by=now + 0.045))
 
 
+def test_nobody_is_refused_by_what_another_group_has_taught() -> None:
+    made = scheduler()
+    now = learn(made)
+    for _ in range(19):
+        offer(made, item(now, group="b"))
+        batch = poll_one(made, now)
+        now += 1.0
+        made.finished(batch, now)
+    offer(made, item(now, group="b", answer_by=now + 0.05))  # nineteen are too few to judge by
+    batch = poll_one(made, now)
+    made.finished(batch, now + 1.0)
+    with pytest.raises(Late):
+        made.offer(item(now + 1.0, group="b", answer_by=now + 1.5), 1, now + 1.0)
+
+
 def test_the_one_who_cannot_be_met_is_given_up_before_it_costs_anything() -> None:
     made = scheduler()
     now = learn(made)

@@ -186,3 +186,30 @@ def test_a_low_level_sliced_is_as_near_as_can_be_to_the_best(max_slice: float) -
     best_rows = rows / piece * (1 - rate * high) * seconds
     assert made["high"].quantile(0.99, 1) <= 1.1 * best_p99
     assert made["low"].rows >= best_rows / 1.1
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_slices_grow_to_what_fits_though_a_high_level_was_there_first(noise: float) -> None:
+    """So only batches of one row are known when the first large request comes."""
+    a, b, bound = 0.0014, 0.0001, 0.002
+    levels = (*LEVELS[:4], Level(level=5, name="background", max_slice=bound))
+    policy = BatchSettings(levels=levels, deadline=None)
+    model = Model(fixed=a, per_row=b, noise=noise, most=1024, settings=policy)
+    high = Poisson(model="m", rates=[(0.0, 50.0)], levels={1: 1.0})
+    times = np.arange(1.0, 20.0)
+    large = Arrivals(times, np.full(19, 5), np.full(19, 1024), np.full(19, np.inf))
+    outcome = run(model, high, Trace(model="m", arrivals=large), seconds=20.0)
+    assert outcome.answered[5] >= 18
+    assert outcome.rows / outcome.batches > 3.0  # of 6 that fit, those of the high level included
+    assert outcome.quantile(0.99, 1) < 2 * bound + 2 * a
+
+
+def test_a_target_does_not_hold_batches_to_one_row_for_ever() -> None:
+    """A little traffic first, by which half of a batch's time is taken to be each row's."""
+    policy = BatchSettings(target_latency=0.010)
+    for noise in (0.0, 0.1):
+        model = Model(fixed=0.004, per_row=0.00001, noise=noise, settings=policy)
+        load = Poisson(model="m", rates=[(0.0, 5.0), (10.0, 1000.0)], levels={3: 1.0})
+        outcome = run(model, load, seconds=30.0)
+        assert outcome.answered[3] == outcome.offered[3]
+        assert outcome.quantile(0.9) <= 0.010

@@ -116,11 +116,21 @@ def test_nobody_waits_for_a_lane_that_is_much_slower() -> None:
     assert p95(beside[STABLE]) < 3.0 * p95(alone[STABLE])
 
 
+def judge(turns: Turns, now: float) -> Latency:
+    """Show a device that does no more with two batches than with one; returns what one takes."""
+    solo = Latency()
+    for _ in range(LEARNT):
+        turns.learn(solo, 4, 0.01, 0.01, now)
+    for _ in range(ENOUGH):
+        turns.learn(solo, 4, 0.02, 0.01, now)
+    return solo
+
+
 @pytest.fixture
-def taking_turns(monkeypatch: pytest.MonkeyPatch) -> Scheduler:
+def taking_turns() -> Scheduler:
     """Two lanes, of which the first has two slots."""
-    monkeypatch.setattr(Turns, "kept", lambda _self, _now: True)
     scheduler = Scheduler()
+    judge(scheduler._turns, 0.0)
     scheduler.configure(BatchSettings(deadline=None, max_wait=0.0), Adaptive(), {})
     scheduler.open(STABLE, slots=2, most=1)
     scheduler.open(CANARY, slots=1, most=1)
@@ -154,11 +164,8 @@ def test_a_batch_that_does_not_end_stops_no_other_lane(taking_turns: Scheduler) 
 
 
 def test_a_device_is_judged_anew() -> None:
-    turns, solo = Turns(), Latency()
-    for _ in range(LEARNT):
-        turns.learn(solo, 4, 0.01, 0.01, 0.0)
-    for _ in range(ENOUGH):
-        turns.learn(solo, 4, 0.02, 0.01, 1.0)
+    turns = Turns()
+    solo = judge(turns, 1.0)
     assert turns.kept(1.0 + KEPT - 0.1)
     assert not turns.kept(1.0 + KEPT)
     for _ in range(4 * ENOUGH):
