@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import inspect
 import logging
 import os
 import secrets
@@ -22,11 +23,13 @@ from tidegate_batcher.device import Device
 from tidegate_contract import names
 from tidegate_contract.acknowledgement import Acknowledgement, PodReport
 from tidegate_contract.table import RoutingTable
+from tidegate_sidecar.core.forwarding import Forwarding
 from tidegate_sidecar.core.memory import Pressure
 from tidegate_sidecar.core.runtime import ModelRuntime
 from tidegate_sidecar.shell.admin import Admin
 from tidegate_sidecar.shell.config import Settings, connect, read_settings
 from tidegate_sidecar.shell.grpc_server import GrpcServer
+from tidegate_sidecar.shell.lender import Lender
 from tidegate_sidecar.shell.loading import VersionKeeper
 from tidegate_sidecar.shell.metrics import render
 from tidegate_sidecar.shell.pairs import PairsPage
@@ -38,6 +41,8 @@ from tidegate_sidecar.shell.triton import Triton
 from tidegate_sidecar.shell.watcher import TableWatcher
 
 RESTART_PAUSE: Final = 1.0
+COMPILED: Final = not inspect.isfunction(ModelRuntime.submit)
+"""Whether the hot path is extension modules, or the plain Python that they are made from."""
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +95,8 @@ class Sidecar:
         self._draining = False
         self._models: list[Model] = []
         device, strategies = Device(), installed()
+        pattern = settings.forward_headers
+        forwarding = None if pattern is None else Forwarding(pattern)
         self._pressure = Pressure()
         self._pressure_watch = PressureWatch(
             self._pressure, settings.triton_metrics, self._press_batches
@@ -103,14 +110,24 @@ class Sidecar:
                 cores=settings.triton_cores or len(os.sched_getaffinity(0)),
                 strategies=strategies,
                 shared_memory=settings.allow_client_shm,
+                forwarding=forwarding,
             )
             for model in settings.models
         }
         shared_memory = settings.allow_client_shm
-        self._plane = DataPlane(self._runtimes, settings.triton, shared_memory=shared_memory)
+        # Clients that may name regions could name ours, where their neighbours' tensors are.
+        lent = 0 if shared_memory else settings.triton_shm * 2**20
+        self._lender = Lender(lent, settings.triton)
+        self._plane = DataPlane(
+            self._runtimes, settings.triton, shared_memory=shared_memory, lender=self._lender
+        )
         self._plane.health_ready = lambda: not self._problems()
         self._grpc = GrpcServer(
-            self._plane, self._runtimes, settings.triton_grpc, shared_memory=shared_memory
+            self._plane,
+            self._runtimes,
+            settings.triton_grpc,
+            shared_memory=shared_memory,
+            forwarding=forwarding,
         )
         self._pairs = PairsPage({name: one.mirror.pairs for name, one in self._runtimes.items()})
 
@@ -143,7 +160,7 @@ class Sidecar:
             )
             stack.push_async_callback(admin.stop)
             await admin.start(settings.host, settings.admin_port)
-            loops = [asyncio.create_task(_for_ever(loop)) for loop in self._loops()]
+            loops = [asyncio.create_task(_for_ever(loop)) for loop in self._loops(triton)]
             await stop.wait()
             _log.info("draining for at most %g s", settings.drain_grace)
             self._draining = True
@@ -152,9 +169,11 @@ class Sidecar:
             for task in loops:
                 task.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
+            await self._lender.close(triton)
 
-    def _loops(self) -> Iterator[Callable[[], Awaitable[None]]]:
+    def _loops(self, triton: Triton) -> Iterator[Callable[[], Awaitable[None]]]:
         yield self._pressure_watch.run
+        yield partial(self._lender.run, triton)
         for model in self._models:
             yield from (model.watcher.run, model.keeper.watch, model.keeper.act)
             yield from (model.feedback_key.run, model.pairs_token.run)
@@ -261,6 +280,7 @@ def main() -> None:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     settings = read_settings(sys.argv[1:], os.environ)
+    _log.info("the hot path is %s", "compiled" if COMPILED else "plain Python")
     try:
         uvloop.run(_serve(settings))
     except ConfigException as error:

@@ -10,7 +10,7 @@ nothing else of a shadow touches them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf, prod
 from typing import cast
 
@@ -21,6 +21,7 @@ from tidegate_batcher.strategy import Strategy
 from tidegate_contract.acknowledgement import Tensor
 from tidegate_contract.table import BatchSettings
 from tidegate_sidecar.core import tensors
+from tidegate_sidecar.core.exchange import Place
 from tidegate_sidecar.core.hardware import capacity
 from tidegate_sidecar.core.memory import Largest
 from tidegate_sidecar.core.pending import Pending
@@ -34,12 +35,18 @@ from tidegate_sidecar.core.version import VersionInfo
 class Served:
     """A version that takes requests.
 
-    ``row_bytes``: what a row of answers took lately; None where the metadata tell.
+    ``row_bytes``: what a row of answers took lately; None where the metadata tell. ``told``: by
+    output, bytes of a row, as far as the metadata tell.
     """
 
     info: VersionInfo
     interface: Interface
     row_bytes: Largest | None = None
+    told: dict[str, int] = field(default_factory=dict)
+
+    def distrust(self) -> None:
+        """The metadata told less than there is."""
+        self.told.clear()
 
 
 @dataclass(slots=True, eq=False)
@@ -52,6 +59,7 @@ class Batch:
     ``slices``: those that they are put together in. ``written_at``, ``answered_at``: when Triton
     had all of it, and when its answer was here; the shell's to set. Once freed: ``ok``, whether
     anybody was answered well; ``flies_on``: other batches of the same members may be in flight.
+    ``place``: of its tensors, as far as they lie in shared memory.
     """
 
     served: Served
@@ -67,6 +75,7 @@ class Batch:
     answered_at: float = 0.0
     ok: bool = False
     flies_on: bool = False
+    place: Place | None = None
 
     @property
     def version(self) -> int:
@@ -91,6 +100,11 @@ class Batcher:
         self.scheduler = Scheduler(device)
         self._cores = cores
         self._hardware = BatchSettings().hardware
+        self.row_bytes: float | None = None
+        """What a row takes of a policy's memory limit, inputs and outputs, of the largest lately;
+        None where there is no limit, or no row was sent under it.
+        """
+        self._rows: Largest | None = None
         self._flying: set[Batch] = set()
         self._wake: float | None = None
 
@@ -104,6 +118,8 @@ class Batcher:
     ) -> None:
         """Take over a policy; ``shares``: of the device's time, for versions that are bounded."""
         self._hardware = settings.hardware
+        self._rows = None if settings.memory_limit is None else self._rows or Largest()
+        self.row_bytes = self.row_bytes if self._rows else None
         for version, served in self.served.items():
             slots = capacity(served.info, self._hardware, self._cores).slots
             self.scheduler.lanes[version].slots = slots
@@ -113,7 +129,9 @@ class Batcher:
         """Take requests for a version from now on."""
         sizes = list(map(_row_bytes, info.outputs))
         known = sum(size or 0 for size in sizes)
-        served = Served(info, Interface(info), Largest(known) if None in sizes else None)
+        told = {one.name: size for one, size in zip(info.outputs, sizes, strict=True) if size}
+        lately = Largest(known) if None in sizes else None
+        served = Served(info, Interface(info), lately, told)
         slots, usual = capacity(info, self._hardware, self._cores)
         self.scheduler.open(
             info.version,
@@ -176,7 +194,9 @@ class Batcher:
 
     def next_wake(self) -> float | None:
         """When the next ``poll`` is due though nothing happens until then."""
-        due = min((batch.answer_by for batch in self._flying), default=inf)
+        due = inf
+        for batch in self._flying:
+            due = min(due, batch.answer_by)
         if self._wake is not None and self._wake < due:
             return self._wake
         return due if due < inf else None
@@ -245,6 +265,9 @@ class Batcher:
             planned.sliced,
             planned.begin,
         )
+        if self._rows:
+            head, lane = members[0], self.scheduler.lanes[planned.lane]
+            self.row_bytes = self._rows.add(head.size / head.rows + lane.row_bytes)
         self._flying.add(batch)
         return batch
 

@@ -16,7 +16,7 @@ from tidegate_contract.table import (
 Outcome = Literal["ok", "client_error", "server_error", "rejected", "expired", "cancelled"]
 PairOutcome = Literal["agreed", "disagreed", "failed", "dropped"]
 
-SECONDS: Final = (
+SECONDS: Final[tuple[float, ...]] = (
     *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1),
     *(0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0),
 )
@@ -229,7 +229,10 @@ class Counters:
 
     def batch(self, version: int, rows: int) -> None:
         """Count a batch that is sent."""
-        self.batch_sizes.setdefault(version, Histogram(BATCH_SIZES)).observe(rows)
+        sizes = self.batch_sizes.get(version)
+        if sizes is None:
+            sizes = self.batch_sizes[version] = Histogram(BATCH_SIZES)
+        sizes.observe(rows)
 
 
 def _concerns(check: Check, arm: str) -> bool:

@@ -19,6 +19,7 @@ from tidegate_sidecar.core.exchange import (
     Answer,
     BadReplyError,
     Part,
+    Place,
     Rows,
     Splitter,
     read_reply,
@@ -39,8 +40,25 @@ class Delivery:
         self._model = model.encode()
         self._deduplicator = deduplicator
 
-    def encode(self, batch: Batch) -> tuple[bytes, list[Buffer]]:
-        """Write a batch for Triton: JSON, and the tensors that follow it."""
+    def sizes(self, batch: Batch) -> tuple[int, dict[str, int]]:
+        """What of a batch may lie in shared memory: bytes of all inputs, and of each output.
+
+        0 and none where that is not known before, or where Triton may run it only once: it is sent
+        again where Triton does not know the memory.
+        """
+        first = batch.members[0]
+        group = first.plan.group
+        if not group.batched or group.alone or first.decoded.passed:
+            return 0, {}
+        given = (first.plan.size or 0) // first.rows * batch.rows
+        told = batch.served.told
+        names = self._asked(batch)
+        if group.classified or not told.keys() >= set(names):
+            return given, {}
+        return given, {name: told[name] * batch.rows for name in names}
+
+    def encode(self, batch: Batch, place: Place | None = None) -> tuple[bytes, list[Buffer]]:
+        """Write a batch for Triton: JSON, and the tensors, for their place or to follow it."""
         members = batch.members
         if passed := members[0].decoded.passed:
             return passed, members[0].buffers
@@ -52,14 +70,21 @@ class Delivery:
         else:
             buffers = [pending.buffers[i] for i in inputs for pending in members]
             sizes = tuple(sum(len(one.buffers[i]) for one in members) for i in inputs)
-        names: set[str] = set()
-        for calls in {pending.plan.call.outputs for pending in members}:
-            names.update(one.name for one in calls)
         for one in members if self._deduplicator.waiting else ():
             if isinstance(one, Carrier):
                 self._deduplicator.sent(one)
+        batch.place = place
+        return request_json(group, batch.rows, self._asked(batch), sizes, place), buffers
+
+    def _asked(self, batch: Batch) -> tuple[str, ...]:
+        """The outputs that any member wants."""
+        names: set[str] = set()
+        for calls in {pending.plan.call.outputs for pending in batch.members}:
+            names.update(one.name for one in calls)
+        for one in batch.members if self._deduplicator.waiting else ():
+            if isinstance(one, Carrier):
                 names |= one.outputs
-        return request_json(group, batch.rows, tuple(sorted(names)), sizes), buffers
+        return tuple(sorted(names))
 
     def complete(
         self, batch: Batch, status: int, json_length: int | None, body: Buffer
@@ -113,7 +138,8 @@ class Delivery:
         """
         cut = len(body) if json_length is None else json_length
         label = b'"model_name":"%b","model_version":"%d"' % (self._model, batch.version)
-        return Splitter(label, read_reply(octets(body, cut)), memoryview(body)[cut:], batch.rows)
+        reply = read_reply(octets(body, cut), batch.place)
+        return Splitter(label, reply, memoryview(body)[cut:], batch.rows)
 
     def _add(self, batch: Batch, splitter: Splitter) -> Result | None:
         """Take in what was answered to some rows.

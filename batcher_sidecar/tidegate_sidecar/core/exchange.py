@@ -1,7 +1,8 @@
 """One request to Triton for a whole batch, and its answer split among the members.
 
 Tensors always travel to and from Triton as binary data, whatever the callers speak: members'
-buffers are laid end to end, and an answer is cut from the batch's own buffer without a copy.
+buffers are laid end to end, and an answer is cut from the batch's own buffer without a copy. They
+follow the JSON, or lie in memory that both see (`Place`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,10 @@ from tidegate_sidecar.core import tensors
 from tidegate_sidecar.core.compare import Tensor
 from tidegate_sidecar.core.refusal import Refusal
 from tidegate_sidecar.core.request import Group, Wanted
+from tidegate_sidecar.core.wire import ReplyJson
+
+Piece = memoryview
+"""A part of an answer, in the buffer of the whole."""
 
 _REMEMBERED: Final = 1024
 _REMEMBERED_BYTES: Final = 4096
@@ -34,6 +39,20 @@ class Part(NamedTuple):
     id: bytes
 
 
+class Place(NamedTuple):
+    """Where Triton finds and leaves a batch's tensors, in a region of shared memory.
+
+    ``inputs``: the first byte of the first, the others follow; None: all follow the JSON.
+    ``outputs``: likewise; None: all follow the answer's JSON. ``sizes``: by name, in their order
+    there, bytes of each output.
+    """
+
+    region: str
+    inputs: int | None
+    outputs: int | None
+    sizes: Mapping[str, int]
+
+
 class Answer(NamedTuple):
     """A member's answer: JSON, then binary data. ``binary`` False: the JSON is all there is.
 
@@ -42,7 +61,7 @@ class Answer(NamedTuple):
     """
 
     json: bytes
-    data: list[memoryview]
+    data: list[Piece]
     binary: bool
 
 
@@ -51,7 +70,7 @@ class Cut(NamedTuple):
 
     datatype: str
     shape: tuple[int, ...]
-    pieces: tuple[memoryview, ...]
+    pieces: tuple[Piece, ...]
 
     @property
     def data(self) -> memoryview:
@@ -74,7 +93,7 @@ class Rows:
     def answer(self, part: Part) -> Answer | Refusal:
         """Write an answer in the form that was asked for; a refusal says what JSON cannot carry."""
         described: list[dict[str, Any]] = []
-        blobs: list[memoryview] = []
+        blobs: list[Piece] = []
         for wanted in part.wanted:
             cut = self.outputs.get(wanted.name)
             if cut is None:  # a model may leave an output out, and Triton lets it
@@ -126,36 +145,39 @@ class Reply:
     parameters: bytes
 
 
-class _OutputJson(msgspec.Struct):
-    name: str
-    datatype: str
-    shape: list[int]
-    parameters: dict[str, Any] = {}
-
-
-class _ReplyJson(msgspec.Struct):
-    outputs: list[_OutputJson] = []
-    parameters: msgspec.Raw = msgspec.Raw()
-
-
-_read_json = msgspec.json.Decoder(_ReplyJson).decode
+_read_json = msgspec.json.Decoder(ReplyJson).decode
 
 
 def request_json(
-    group: Group, rows: int, outputs: tuple[str, ...], sizes: tuple[int, ...]
+    group: Group,
+    rows: int,
+    outputs: tuple[str, ...],
+    sizes: tuple[int, ...],
+    place: Place | None = None,
 ) -> bytes:
     """Write the JSON that precedes a batch's tensors.
 
-    ``outputs``: what any member asked for. ``sizes``: bytes of each of the group's inputs.
+    ``outputs``: what any member asked for, in the order of a place's. ``sizes``: bytes of each of
+    the group's inputs.
     """
-    if len(group.parameters) > _REMEMBERED_BYTES:
-        return _request_json(group, rows, outputs, sizes)
+    if place or len(group.parameters) > _REMEMBERED_BYTES:
+        return _request_json(group, rows, outputs, sizes, place)
     return _remembered_request_json(group, rows, outputs, sizes)
 
 
 def _request_json(
-    group: Group, rows: int, outputs: tuple[str, ...], sizes: tuple[int, ...]
+    group: Group,
+    rows: int,
+    outputs: tuple[str, ...],
+    sizes: tuple[int, ...],
+    place: Place | None = None,
 ) -> bytes:
+    given: list[dict[str, Any]] = [{"binary_data_size": size} for size in sizes]
+    asked: list[dict[str, Any]] = [{"binary_data": True} for _ in outputs]
+    if place and place.inputs is not None:
+        given = _laid_out(place.region, place.inputs, sizes)
+    if place and place.outputs is not None:
+        asked = _laid_out(place.region, place.outputs, tuple(place.sizes.values()))
     first = [rows] if group.batched else []
     classes = dict(group.classified)
     return msgspec.json.encode(
@@ -165,13 +187,13 @@ def _request_json(
                     "name": name,
                     "datatype": datatype,
                     "shape": [*first, *shape],
-                    "parameters": {"binary_data_size": size},
+                    "parameters": where,
                 }
-                for (name, datatype, shape), size in zip(group.inputs, sizes, strict=True)
+                for (name, datatype, shape), where in zip(group.inputs, given, strict=True)
             ],
             "outputs": [
-                {"name": name, "parameters": _output_parameters(classes.get(name, 0))}
-                for name in outputs
+                {"name": name, "parameters": _output_parameters(where, classes.get(name, 0))}
+                for name, where in zip(outputs, asked, strict=True)
             ],
             "parameters": msgspec.Raw(group.parameters),
         }
@@ -181,16 +203,29 @@ def _request_json(
 _remembered_request_json = lru_cache(maxsize=_REMEMBERED)(_request_json)
 
 
-def _output_parameters(classes: int) -> dict[str, int | bool]:
-    return {"binary_data": True} | ({"classification": classes} if classes else {})
+def _output_parameters(where: dict[str, Any], classes: int) -> dict[str, Any]:
+    return where | ({"classification": classes} if classes else {})
 
 
-def read_reply(header: bytes) -> Reply:
-    """Read the JSON of an answer.
+def _laid_out(region: str, begin: int, sizes: Sequence[int]) -> list[dict[str, Any]]:
+    return [
+        {
+            "shared_memory_region": region,
+            "shared_memory_offset": offset,
+            "shared_memory_byte_size": size,
+        }
+        for offset, size in zip(accumulate(sizes, initial=begin), sizes, strict=False)
+    ]
+
+
+def read_reply(header: bytes, place: Place | None = None) -> Reply:
+    """Read the JSON of an answer. ``place``: where its outputs were asked for.
 
     Raises:
-        BadReplyError: not the JSON of an answer with binary data of the sizes that it says.
+        BadReplyError: not the JSON of an answer with outputs of the sizes that it says.
     """
+    if place and place.outputs is not None:
+        return _read_placed(header, place.sizes)
     if len(header) > _REMEMBERED_BYTES:
         return _read_reply(header)
     return _remembered_reply(header)
@@ -217,6 +252,23 @@ def _read_reply(header: bytes) -> Reply:
     )
 
 
+def _read_placed(header: bytes, rooms: Mapping[str, int]) -> Reply:
+    """Where outputs lie in shared memory is known; Triton says their shapes."""
+    starts = dict(zip(rooms, accumulate(rooms.values(), initial=0), strict=False))
+    outputs = {}
+    try:
+        reply = _read_json(header)
+        for one in reply.outputs:
+            size = prod(one.shape) * tensors.ELEMENT_BYTES[one.datatype]
+            if min(one.shape, default=0) < 0 or size > rooms[one.name]:
+                raise BadReplyError(f"output {one.name}: the shape {one.shape} has no room")
+            shape = tuple(one.shape)
+            outputs[one.name] = Output(one.name, one.datatype, shape, starts[one.name], size)
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError) as error:
+        raise BadReplyError(f"the model server's answer is not understood: {error!r}") from error
+    return Reply(outputs, sum(rooms.values()), bytes(reply.parameters))
+
+
 _remembered_reply = lru_cache(maxsize=_REMEMBERED)(_read_reply)
 
 
@@ -230,7 +282,7 @@ class _Recipe(NamedTuple):
     cuts: tuple[tuple[int, int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # frozen would take longer to make, one for each batch
 class Splitter:
     """Cuts one batch's answer.
 
@@ -239,7 +291,7 @@ class Splitter:
 
     label: bytes
     reply: Reply
-    data: memoryview
+    data: Piece
     total: int
     _offsets: dict[str, list[int]] = field(default_factory=dict)
 

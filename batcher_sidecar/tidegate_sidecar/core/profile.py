@@ -11,7 +11,7 @@ The last three are the same for all members of a batch, and cost one look at a c
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
@@ -51,7 +51,7 @@ class Profile:
     def answered(
         self,
         version: int,
-        members: Iterable[Pending],
+        members: Sequence[Pending],
         *,
         formation: float,
         processing: float,
@@ -59,7 +59,8 @@ class Profile:
         now: float,
     ) -> None:
         """Count a batch that was sent and whose answers are out."""
-        for level, count in Counter(map(_level, members)).items():
+        levels = {members[0].level: 1} if len(members) == 1 else Counter(map(_level, members))
+        for level, count in levels.items():
             stages = self._stages.get((version, level))
             if stages is None:
                 made = Histogram(_BOUNDS), Histogram(_BOUNDS), Histogram(_BOUNDS)

@@ -22,6 +22,7 @@ from tidegate_contract.acknowledgement import Tensor
 from tidegate_sidecar.core import tensors
 from tidegate_sidecar.core.refusal import Refusal, malformed, too_large
 from tidegate_sidecar.core.version import VersionInfo
+from tidegate_sidecar.core.wire import InputJson, RequestJson, WantedJson
 
 MAX_JSON_BYTES: Final = 64 * 2**20
 """Triton's own bound on JSON."""
@@ -126,27 +127,7 @@ class Group(NamedTuple):
         return ", ".join(told) + parameters
 
 
-class _InputJson(msgspec.Struct, omit_defaults=True):
-    name: str
-    datatype: str
-    shape: list[int]
-    parameters: dict[str, Any] = {}
-    data: msgspec.Raw = msgspec.Raw()
-
-
-class _OutputJson(msgspec.Struct, omit_defaults=True):
-    name: str
-    parameters: dict[str, Any] = {}
-
-
-class _RequestJson(msgspec.Struct, omit_defaults=True):
-    inputs: list[_InputJson]
-    outputs: list[_OutputJson] = []
-    id: str = ""
-    parameters: dict[str, Any] = {}
-
-
-_read_json = msgspec.json.Decoder(_RequestJson).decode
+_read_json = msgspec.json.Decoder(RequestJson).decode
 
 
 class Decoder:
@@ -246,7 +227,7 @@ def _decode(header: bytes, *, shared_memory: bool) -> Decoded:
     )
 
 
-def _input(one: _InputJson, where: str) -> Input:
+def _input(one: InputJson, where: str) -> Input:
     if one.datatype not in tensors.ELEMENT_BYTES and one.datatype != tensors.BYTES:
         raise malformed(f"{where}.datatype: there is no {one.datatype!r}")
     if len(one.shape) > _MAX_RANK:
@@ -268,7 +249,7 @@ def _input(one: _InputJson, where: str) -> Input:
     return Input(one.name, one.datatype, tuple(one.shape), 0 if shared else size, shared)
 
 
-def _output(one: _OutputJson, where: str, binary: bool) -> Wanted:
+def _output(one: WantedJson, where: str, binary: bool) -> Wanted:
     binary = _flag(one.parameters.get("binary_data", binary), f"{where}.parameters.binary_data")
     classes = _unsigned(one.parameters.get("classification", 0), f"{where}.classification")
     if classes > tensors.MAX_ELEMENTS:

@@ -155,4 +155,7 @@ class Retries:
         return True
 
     def _of(self, version: int) -> _Spent:
-        return self._spent.setdefault(version, _Spent())
+        spent = self._spent.get(version)
+        if spent is None:
+            spent = self._spent[version] = _Spent()
+        return spent

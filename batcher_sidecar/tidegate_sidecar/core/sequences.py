@@ -82,7 +82,8 @@ class Sequences:
     that have it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST) -> None:
+        self._most = most
         self.held: dict[Pending, _Line] = {}
         self.going: dict[Pending, _Line] = {}
         self._lines: dict[int | str, _Line] = {}
@@ -177,7 +178,7 @@ class Sequences:
     def _line(self, step: Step, now: float) -> _Line:
         line = self._lines.get(step.id)
         if line is None:
-            if len(self._lines) >= MOST:
+            if len(self._lines) >= self._most:
                 self._sweep(now)
             line = self._lines[step.id] = _Line(step.id)
         return line
@@ -194,8 +195,8 @@ class Sequences:
                     self._drop(line)
             ends = (line.used_at + line.pin.idle for line in self._lines.values() if line.pin)
             self._full_until = min(ends, default=now)
-        if len(self._lines) >= MOST:
-            raise unavailable(f"parameters.sequence_id: {MOST} sequences are open")
+        if len(self._lines) >= self._most:
+            raise unavailable(f"parameters.sequence_id: {self._most} sequences are open")
 
     def _go(self, pending: Pending, line: _Line) -> None:
         if line.going is not None:  # withdrawn

@@ -68,9 +68,13 @@ class Shadow(Pending):
 
 
 class ShadowQueue:
-    """One model's shadows, in the order in which their originals were answered."""
+    """One model's shadows, in the order in which their originals were answered.
+
+    ``most_bytes``: that they may hold.
+    """
 
     def __init__(self) -> None:
+        self.most_bytes = MOST_BYTES
         self._waiting: deque[Shadow] = deque()
         self._held = 0
         self._sent_at = 0.0
@@ -92,7 +96,7 @@ class ShadowQueue:
 
     def has_room(self, size: int = 0) -> bool:
         """Whether one more of so many bytes may wait."""
-        return len(self._waiting) < MOST_WAITING and self._held + size <= MOST_BYTES
+        return len(self._waiting) < MOST_WAITING and self._held + size <= self.most_bytes
 
     def push(self, shadow: Shadow) -> None:
         """Let a shadow wait; there is room."""

@@ -26,6 +26,8 @@ class Settings:
 
     ``host``: None is every address. ``triton_metrics``: None: they are not asked. ``triton_cores``:
     None: all of this machine. ``drain_grace``: seconds for requests in flight at the end.
+    ``forward_headers``: see ``Forwarding``; None: none are.
+    ``triton_shm``: MiB.
     """
 
     models: tuple[str, ...]
@@ -46,6 +48,8 @@ class Settings:
     secret_directory: Path | None
     drain_grace: float
     allow_client_shm: bool
+    forward_headers: str | None
+    triton_shm: int
 
 
 def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
@@ -147,6 +151,13 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         "CPU cores that Triton may use (default: all of this machine)",
     )
     add(
+        "--triton-shm",
+        "TIDEGATE_TRITON_SHM",
+        _mebibytes,
+        "64",
+        "MiB of memory shared with Triton for large tensors, taken when there is one; 0: none",
+    )
+    add(
         "--model-repository",
         "TIDEGATE_MODEL_REPOSITORY",
         Path,
@@ -186,6 +197,14 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         help="let clients register regions of the system's shared memory, and keep tensors there"
         " [TIDEGATE_ALLOW_CLIENT_SHM]",
     )
+    add(
+        "--forward-headers",
+        "TIDEGATE_FORWARD_HEADERS",
+        _pattern,
+        "",
+        "headers that models are told of as parameters of their requests: what Triton alone would"
+        " be given as --http-header-forward-pattern",
+    )
     add("--drain-grace", "TIDEGATE_DRAIN_GRACE", _seconds, "20", "seconds to drain at the end")
     return parser
 
@@ -220,6 +239,20 @@ def _cores(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of cores")
     return int(text)
+
+
+def _mebibytes(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of MiB")
+    return int(text)
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression: {error}") from None
+    return text
 
 
 def _switch(text: str) -> bool:

@@ -392,14 +392,15 @@ def _answer_head(status: int, fields: bytes, length: int, close: bool) -> bytes:
 class Watch:
     """Looks at all connections now and then: one timer, whatever their number."""
 
-    def __init__(self, connections: Collection[Connection]) -> None:
+    def __init__(self, connections: Collection[Connection], seconds: float = _LOOK_SECONDS) -> None:
         self._connections = connections
+        self._seconds = seconds
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Look from now on."""
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(_LOOK_SECONDS, self._look)
+        self._timer = loop.call_later(self._seconds, self._look)
 
     def stop(self) -> None:
         """Look no more."""

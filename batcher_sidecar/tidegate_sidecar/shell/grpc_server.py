@@ -29,6 +29,7 @@ from tidegate_sidecar.core.endpoints import (
     understand_rpc,
     version_number,
 )
+from tidegate_sidecar.core.forwarding import Forwarding
 from tidegate_sidecar.core.refusal import Refusal, malformed
 from tidegate_sidecar.core.request import Buffer, Call, Decoder
 from tidegate_sidecar.core.runtime import ModelRuntime
@@ -134,6 +135,7 @@ class GrpcServer:
     """The gRPC face of one pod.
 
     ``triton``: host:port of Triton's own. ``clock``, ``shared_memory``: the data plane's.
+    ``forwarding``: the runtimes', here for streams.
     """
 
     def __init__(
@@ -144,8 +146,10 @@ class GrpcServer:
         clock: Callable[[], float] = time.monotonic,
         *,
         shared_memory: bool = False,
+        forwarding: Forwarding | None = None,
     ) -> None:
         self._plane = plane
+        self._forwarding = forwarding
         self._shared_memory = shared_memory
         self._runtimes = runtimes
         self._triton = triton
@@ -271,7 +275,8 @@ class GrpcServer:
         opened = upstream(timeout=context.time_remaining())
         try:
             decoder = Decoder(shared_memory=self._shared_memory)
-            await Stream(self._choose, headers, opened, context, decoder).run(calls)
+            told = self._forwarding.chosen(headers) if self._forwarding else {}
+            await Stream(self._choose, headers, opened, context, decoder, told).run(calls)
         except grpc.aio.AioRpcError as error:
             await context.abort(error.code(), error.details() or "")
 

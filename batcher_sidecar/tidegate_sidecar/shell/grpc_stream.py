@@ -29,7 +29,8 @@ Raises Refusal where nothing can serve it."""
 
 
 class Stream:
-    """One client's stream. ``upstream``: the stream to Triton. ``context``: the client's.
+    """One client's stream. ``upstream``: the stream to Triton. ``context``: the client's. ``told``:
+    headers that models are told of.
 
     Calls of one stream may concern many models and versions; Triton's answers come as they are
     ready, and errors of single calls among them do not end the stream.
@@ -42,12 +43,14 @@ class Stream:
         upstream: StreamStreamCall[bytes, bytes],
         context: Any,
         decoder: Decoder,
+        told: Mapping[str, str],
     ) -> None:
         self._choose = choose
         self._headers = headers
         self._upstream = upstream
         self._context = context
         self._decoder = decoder
+        self._told = told
         self._writing = asyncio.Lock()
 
     async def run(self, calls: AsyncIterator[bytes]) -> None:
@@ -83,6 +86,8 @@ class Stream:
                 self._read(request), request.model_name, request.model_version, self._headers
             )
             request.model_version = str(version)
+            for name, value in self._told.items():
+                request.parameters[name].string_param = value
         except Refusal as refusal:
             answer = ModelStreamInferResponse(error_message=refusal.message)
             answer.infer_response.id = request.id if request else ""

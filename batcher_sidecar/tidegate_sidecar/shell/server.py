@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from functools import lru_cache, partial
 from http import HTTPStatus
 from math import inf
-from typing import Annotated, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -24,9 +24,11 @@ from tidegate_sidecar.core.pending import Pending
 from tidegate_sidecar.core.refusal import Refusal, malformed, unavailable
 from tidegate_sidecar.core.request import Buffer
 from tidegate_sidecar.core.runtime import ModelRuntime, Pair
+from tidegate_sidecar.core.wire import IndexQueryJson, RegionJson
 from tidegate_sidecar.shell import upstream
 from tidegate_sidecar.shell.connection import Caller, Connection, Watch
 from tidegate_sidecar.shell.http import Memory, RequestHead, read_request_head
+from tidegate_sidecar.shell.lender import Lender, Loan
 
 _log = logging.getLogger(__name__)
 
@@ -47,26 +49,13 @@ _Read = TypeVar("_Read")
 _MISTAKE: Final = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "a mistake of the sidecar")
 
 
-class _IndexQuery(msgspec.Struct):
-    """What the repository index takes; anything else of the body stays here."""
-
-    ready: bool = False
-
-
-class _Region(msgspec.Struct):
-    """What registering a region of shared memory takes."""
-
-    key: str
-    byte_size: Annotated[int, msgspec.Meta(ge=0)]
-    offset: Annotated[int, msgspec.Meta(ge=0)] = 0
-
-
 class DataPlane:
     """Serves every model of one pod.
 
     ``triton_url``: host:port. ``clock``: seconds, steady; the one that ``metrics.render`` is given.
     ``epoch``: seconds since 1970. ``health_ready``: what ``/v2/health/ready`` answers; the control
-    side sets it. ``shared_memory``: regions of it may be registered.
+    side sets it. ``shared_memory``: clients may register regions of it. ``lender``: of memory for
+    large tensors, without which all go over HTTP.
     """
 
     def __init__(
@@ -77,6 +66,7 @@ class DataPlane:
         epoch: Callable[[], float] = time.time,
         *,
         shared_memory: bool = False,
+        lender: Lender | None = None,
     ) -> None:
         self._shared_memory = shared_memory
         self.health_ready: Callable[[], bool] = lambda: False
@@ -85,10 +75,10 @@ class DataPlane:
         self.read_head: Callable[[bytes], RequestHead] = Memory(read_request_head)
         self._clock = clock
         self._epoch = epoch
-        self._triton = upstream.Pool(triton_url)
+        self._triton: upstream.Upstream = upstream.Pool(triton_url)
         self._models: dict[str, _Model] = {}
         for name, runtime in runtimes.items():
-            self._models[name] = _Model(runtime, self._triton, clock, self._models.values())
+            self._models[name] = _Model(runtime, self._triton, clock, self._models.values(), lender)
         self._server: asyncio.Server | None = None
         self._watch = Watch(self.connections)
         self._asking: set[asyncio.Task[None]] = set()
@@ -214,10 +204,12 @@ class _Model:
     def __init__(
         self,
         runtime: ModelRuntime,
-        triton: upstream.Pool,
+        triton: upstream.Upstream,
         clock: Callable[[], float],
         pod: "Collection[_Model]",
+        lender: Lender | None,
     ) -> None:
+        self._lender = lender
         self.runtime = runtime
         self._pod = pod
         self._triton = triton
@@ -281,7 +273,7 @@ class _Model:
             return
         now = self._clock()
         for batch in self.runtime.poll(now, quiet=self._is_quiet()):
-            self._send(batch)
+            self._send(batch, self._lender)
         for pending, refusal in self.runtime.given_up(now):
             self._answer(pending, refusal)
         self._hand_out()
@@ -313,17 +305,36 @@ class _Model:
             model.runtime.waiting for model in self._pod if model is not self
         )
 
-    def _send(self, batch: Batch) -> None:
+    def _send(self, batch: Batch, lender: Lender | None) -> None:
         try:
-            json, buffers = self.runtime.encode(batch)
+            loan = lender.lend(*self.runtime.sizes(batch)) if lender else None
+            json, tensors = self.runtime.encode(batch, loan.place if loan else None)
+            buffers = loan.fill(tensors) if loan else tensors
         except Exception:  # noqa: BLE001 - whatever it is, everybody gets an answer
             _log.exception("a batch could not be written")
             self._done(batch, _MISTAKE)
             return
         path = f"/v2/models/{self.runtime.model}/versions/{batch.version}/infer"
         request = upstream.infer_request(self._triton.url, path, json, buffers)
-        self._triton.send(request, partial(self._done, batch))
+        done = partial(self._returned, batch, loan) if loan else partial(self._done, batch)
+        self._triton.send(request, done)
         batch.written_at = self._clock()
+
+    def _returned(self, batch: Batch, loan: Loan, response: upstream.Response | Refusal) -> None:
+        """End a loan. What failed for the memory's sake alone goes again, over HTTP."""
+        if isinstance(response, Refusal):
+            loan.keep()
+        elif response.status == _OK:
+            response = loan.read(response)
+        elif loan.unknown(response):
+            loan.retire()
+            self._send(batch, None)
+            return
+        elif loan.too_small(response):
+            batch.served.distrust()
+            self._send(batch, None)
+            return
+        self._done(batch, response)
 
     def _done(self, batch: Batch, response: upstream.Response | Refusal) -> None:
         """Answer every member, whatever it was that came.
@@ -356,7 +367,7 @@ class _Model:
     def _free(self, batch: Batch, results: Sequence[Result | None]) -> None:
         """Send what comes next in a batch's slot."""
         if after := self.runtime.free(batch, results, batch.answered_at):
-            self._send(after)
+            self._send(after, self._lender)
         elif self.runtime.waiting and not batch.flies_on:
             self._poll()
 
@@ -430,10 +441,10 @@ def _written_anew(path: str, body: Buffer) -> bytes:
     """Keep of what is posted what is known of it."""
     registers = path.endswith("/register")
     try:
-        query = msgspec.json.decode(body or b"{}", type=_Region if registers else _IndexQuery)
+        query = msgspec.json.decode(body or b"{}", type=RegionJson if registers else IndexQueryJson)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise malformed(f"request: {error}") from error
-    if isinstance(query, _Region):
+    if isinstance(query, RegionJson):
         check_region_key(query.key)
     return msgspec.json.encode(query)
 

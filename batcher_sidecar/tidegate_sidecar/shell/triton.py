@@ -1,4 +1,4 @@
-"""Triton's control interface on localhost: what is loaded, loading it, warming it.
+"""Triton's control interface on localhost: what is loaded, loading it, warming it, and regions.
 
 The one place that knows tritonclient and its errors.
 """
@@ -104,6 +104,24 @@ class Triton:
         with _translated():
             metadata = await self._client.get_model_metadata(model, str(version))
         return version_info(version, config, metadata)
+
+    async def regions(self) -> list[str]:
+        """The names of the regions of the system's shared memory that it has mapped."""
+        with _translated():
+            return [row["name"] for row in await self._client.get_system_shared_memory_status()]
+
+    async def register(self, name: str, size: int) -> None:
+        """Have it map a file of shared memory, as the region of the same name.
+
+        That it does so shows that it sees the file: its container may have a /dev/shm of its own.
+        """
+        with _translated():
+            await self._client.register_system_shared_memory(name, f"/{name}", size)
+
+    async def unregister(self, name: str) -> None:
+        """Have it unmap a region. While a request uses one, 2.51 refuses, later ones wait."""
+        with _translated():
+            await self._client.unregister_system_shared_memory(name)
 
     async def infer_zeros(self, model: str, info: VersionInfo, batch: int) -> None:
         """Run one batch of zeros (0: without a batch dimension); limit WARM_UP_TIMEOUT."""

@@ -6,7 +6,7 @@ would cost more than the parsing.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple, Protocol, cast
 
 from tidegate_sidecar.core.refusal import Refusal, lost, unavailable
 from tidegate_sidecar.core.request import Buffer
@@ -50,6 +50,29 @@ def plain_request(host: str, method: str, path: str, body: Buffer) -> list[Buffe
     """Write any other request."""
     head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
     return [head.encode(), body]
+
+
+class Upstream(Protocol):
+    """Whoever answers requests: one Triton. ``busy``: requests under way."""
+
+    url: str
+    busy: int
+
+    def send(self, buffers: Sequence[Buffer], done: Done) -> None:
+        """Send a request; ``done`` is called once, with its answer or with why there is none."""
+
+    async def request(self, buffers: Sequence[Buffer]) -> Response:
+        """Send a request that is no inference.
+
+        Raises:
+            Refusal: Triton cannot be reached, or went away.
+        """
+
+    def close(self) -> None:
+        """Close what is idle."""
+
+    def renew(self) -> None:
+        """Use new connections from now on; those in use end with their request."""
 
 
 class Pool:
@@ -155,9 +178,10 @@ class _Connection(Owner):
 
     def data_received(self, data: bytes) -> None:
         if self._head is None:
-            data = self._read_head(b"".join((*self._parts, data)))
-            if self._head is None:
+            rest = self._read_head(b"".join((*self._parts, data)))
+            if rest is None:
                 return
+            data = rest
         self._missing -= len(data)
         if self._missing >= LARGE_BYTES and not self._parts:
             Body(self._transport, self, self._missing + len(data), data)
@@ -191,19 +215,19 @@ class _Connection(Owner):
         self._pool.drop(self)
         self._end(lost("the model server closed the connection"))
 
-    def _read_head(self, data: bytes) -> bytes:
-        """Read a head, where it is complete; returns what follows it."""
+    def _read_head(self, data: bytes) -> bytes | None:
+        """Read a head; returns what follows it, None where there is no whole one."""
         end = data.find(HEAD_END) + len(HEAD_END)
         if end < len(HEAD_END):
             self._parts = [data]
             if len(data) > MAX_HEAD_BYTES:
                 self._fail("the model server's answer is not understood")
-            return b""
+            return None
         try:
             self._head = self._pool.read_head(data[:end])
         except Refusal as refusal:
             self._fail(f"the model server's answer is not understood: {refusal.message}")
-            return b""
+            return None
         self._parts = []
         self._missing = self._head.length
         return data[end:]

@@ -342,12 +342,11 @@ async def test_who_does_not_read_is_cut_off_and_who_reads_is_not(talk: Talk) -> 
     assert talk.transport.aborted
 
 
-async def test_all_connections_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidegate_sidecar.shell.connection._LOOK_SECONDS", 0.001)
+async def test_all_connections_are_looked_at() -> None:
     talks = [Talk(), Talk()]
     for talk in talks:
         talk.raw(LINE)
-    watch = Watch([talk.connection for talk in talks])
+    watch = Watch([talk.connection for talk in talks], seconds=0.001)
     watch.start()
     for talk in talks:
         await talk.until(talk.answers)

@@ -13,6 +13,7 @@ from tidegate_sidecar.core.exchange import (
     Answer,
     BadReplyError,
     Part,
+    Place,
     Splitter,
     read_reply,
     request_json,
@@ -194,3 +195,49 @@ def test_what_triton_is_asked() -> None:
         ],
         "parameters": {"temperature": 0.5},
     }
+
+
+PLACED = Place("region", 4096, 8192, {"a": 8, "b": 6})
+
+
+def test_tensors_in_shared_memory_are_said_to_be_there() -> None:
+    group = Group((("x", "FP32", (1,)), ("z", "INT8", (2,))), (), b"{}", batched=True, alone=False)
+    written = json.loads(request_json(group, 2, ("a", "b"), (8, 4), PLACED))
+
+    def there(offset: int, size: int) -> dict[str, Any]:
+        return {
+            "shared_memory_region": "region",
+            "shared_memory_offset": offset,
+            "shared_memory_byte_size": size,
+        }
+
+    assert [one["parameters"] for one in written["inputs"]] == [there(4096, 8), there(4104, 4)]
+    assert [one["parameters"] for one in written["outputs"]] == [there(8192, 8), there(8200, 6)]
+    written = json.loads(request_json(group, 2, ("a",), (8, 4), PLACED._replace(outputs=None)))
+    assert written["outputs"] == [{"name": "a", "parameters": {"binary_data": True}}]
+
+
+def test_outputs_in_shared_memory_are_where_they_were_asked_for() -> None:
+    outputs = [("b", "INT8", [2, 2]), ("a", "FP32", [2, 1])]  # smaller, and in another order
+    told = [{"name": name, "datatype": kind, "shape": shape} for name, kind, shape in outputs]
+    reply = read_reply(json.dumps({"outputs": told}).encode(), PLACED)
+    assert {name: (one.start, one.size) for name, one in reply.outputs.items()} == {
+        "a": (0, 8),
+        "b": (8, 4),
+    }
+    assert reply.size == 14
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"name": "a", "datatype": "FP32", "shape": [3, 1]},
+        {"name": "a", "datatype": "FP32", "shape": [-1, -2]},
+        {"name": "c", "datatype": "FP32", "shape": [1]},
+        {"name": "a", "datatype": "BYTES", "shape": [1]},
+        {"name": "a"},
+    ],
+)
+def test_outputs_that_cannot_lie_there(told: dict[str, Any]) -> None:
+    with pytest.raises(BadReplyError):
+        read_reply(json.dumps({"outputs": [told]}).encode(), PLACED)

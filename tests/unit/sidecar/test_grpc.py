@@ -13,6 +13,7 @@ from tritonclient.grpc import service_pb2 as messages
 
 from tidegate_contract.table import Assignment
 from tidegate_sidecar.core.endpoints import Kind, Target
+from tidegate_sidecar.core.forwarding import Forwarding
 from tidegate_sidecar.core.refusal import Refusal
 from tidegate_sidecar.shell.connection import Caller
 from tidegate_sidecar.shell.grpc_server import GrpcServer
@@ -94,7 +95,9 @@ class FakeTriton:
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "ended")
                 yield messages.ModelStreamInferResponse(
                     infer_response=messages.ModelInferResponse(
-                        id=request.id, model_version=request.model_version
+                        id=request.id,
+                        model_version=request.model_version,
+                        parameters=request.parameters,
                     )
                 ).SerializeToString()
 
@@ -108,7 +111,8 @@ class Face:
 
     def __init__(self, runtime: Any, triton: FakeTriton) -> None:
         self.plane, self.runtime, self.triton = Plane(), runtime, triton
-        self.server = GrpcServer(self.plane, {"m": runtime}, triton.address)
+        forwarding = Forwarding("x-tenant")
+        self.server = GrpcServer(self.plane, {"m": runtime}, triton.address, forwarding=forwarding)
         self.address = f"{HOST}:{free_port()}"
         self.channel = grpc.aio.insecure_channel(self.address)
 
@@ -493,6 +497,16 @@ async def test_a_stream_follows_its_header(face: Face, make: Any) -> None:
         found.add(first)
         talk.stream.cancel()
     assert found == {"1", "2"}
+
+
+async def test_a_stream_tells_models_of_its_headers(face: Face) -> None:
+    talk = Talk(face, ("x-tenant", "a"), ("x-user", "7"))
+    answer = await talk.say(call(1, 2, parameters={"k": Parameter(int64_param=3)}))
+    given = answer.infer_response.parameters
+    assert {name: given[name].string_param or given[name].int64_param for name in given} == {
+        "x-tenant": "a",
+        "k": 3,
+    }
 
 
 async def test_a_sequence_stays_with_its_version(face: Face, make: Any) -> None:

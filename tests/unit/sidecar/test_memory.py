@@ -178,6 +178,29 @@ def test_what_the_metadata_leave_open_is_learned_from_answers(make: Any, output:
     assert (sizes[0], set(sizes[1:])) == (8, {2})
 
 
+def test_what_a_row_takes_of_the_limit_is_told(make: Any) -> None:
+    """8 bytes of input and 8 of output."""
+    limited = make.table(batch=policy(memory_limit=4))
+    runtime = make.runtime(limited, make.version())
+
+    def told() -> int | None:
+        live = runtime.live(0.0)
+        assert live is not None
+        row: int | None = live.row_bytes
+        return row
+
+    assert told() is None
+    make.submit(runtime, rows=3)
+    sizes = []
+    while batches := runtime.poll(0.0):
+        for batch in batches:
+            sizes.append(batch.rows)
+            runtime.finish(batch, [None] * len(batch.members), 0.0)
+    assert (sizes, told()) == ([1, 1, 1], 16)
+    runtime.apply(make.table(revision=2))
+    assert told() is None
+
+
 def test_pressure_makes_batches_smaller_and_says_so(make: Any) -> None:
     runtime = make.runtime()
     for _ in range(16):

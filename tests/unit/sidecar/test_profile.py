@@ -4,8 +4,6 @@ from typing import Any
 
 import pytest
 
-from tidegate_batcher.adaptive import LEARNT
-from tidegate_contract.table import BatchSettings
 from tidegate_sidecar.core.counters import Histogram
 from tidegate_sidecar.core.profile import LATELY, STAGES
 from tidegate_sidecar.core.runtime import ModelRuntime
@@ -78,22 +76,6 @@ def test_what_an_operator_is_told(make: Any, runtime: ModelRuntime) -> None:
     assert live.fixed_seconds is not None
     assert live.seconds_per_row is not None
     assert live.fixed_seconds + 2 * live.seconds_per_row == pytest.approx(0.015)
-    assert live.notes == []
-
-
-def test_a_target_that_cannot_be_met_is_told(make: Any, runtime: ModelRuntime) -> None:
-    runtime.apply(
-        make.table(batch=BatchSettings(strategy="Fixed", max_wait=0.0, target_latency=0.01))
-    )
-    for i in range(30):
-        serve(make, runtime, float(i), 3, seconds=0.018)
-        live = runtime.live(float(i))
-        assert live
-        assert len(live.notes) == (i + 1 >= LEARNT)
-    assert live.notes == ["targetLatency 10 ms cannot be met: a batch of one row takes 20 ms"]
-    runtime.apply(make.table(batch=BatchSettings(target_latency=0.03), revision=2))
-    live = runtime.live(30.0)
-    assert live
     assert live.notes == []
 
 

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from tidegate_contract.table import BatchSettings, ErrorCheck
-from tidegate_sidecar.core import sequences
 from tidegate_sidecar.core.refusal import Refusal
 from tidegate_sidecar.core.request import Call
 from tidegate_sidecar.core.sequences import Pin, Sequences, Step, step_of
@@ -65,9 +64,8 @@ def test_a_pin_ends_when_nothing_comes() -> None:
     assert not found.holds(2, 19.0)
 
 
-def test_the_number_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sequences, "MOST", 3)
-    found = Sequences()
+def test_the_number_is_bounded() -> None:
+    found = Sequences(most=3)
     for id_ in range(3):
         found.pin(start(id_), PIN, float(id_))
     for now in (3.0, 9.9):

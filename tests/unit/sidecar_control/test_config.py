@@ -46,12 +46,23 @@ def test_tritons_cores_are_those_of_its_limit() -> None:
     assert read_settings([], {**POD, "TIDEGATE_TRITON_CORES": "4"}).triton_cores == 4
 
 
+def test_memory_shared_with_triton_can_be_more_or_none() -> None:
+    assert read_settings([], POD).triton_shm == 64
+    assert read_settings([], {**POD, "TIDEGATE_TRITON_SHM": "0"}).triton_shm == 0
+
+
 def test_shared_memory_is_offered_where_that_is_said() -> None:
     assert not read_settings([], POD).allow_client_shm
     assert read_settings(["--allow-client-shm"], POD).allow_client_shm
     told = {**POD, "TIDEGATE_ALLOW_CLIENT_SHM": "true"}
     assert read_settings([], told).allow_client_shm
     assert not read_settings(["--allow-client-shm", "false"], told).allow_client_shm
+
+
+def test_headers_are_forwarded_where_that_is_said() -> None:
+    assert read_settings([], POD).forward_headers is None
+    told = POD | {"TIDEGATE_FORWARD_HEADERS": "^x-"}
+    assert read_settings([], told).forward_headers == "^x-"
 
 
 def test_a_variable_that_is_set_to_nothing_is_not_set() -> None:
@@ -74,7 +85,9 @@ def test_a_variable_that_is_set_to_nothing_is_not_set() -> None:
         (["--triton-grpc", "here"], POD, "'here' is not HOST:PORT"),
         (["--grpc-port", "x"], POD, "'x' is not a port"),
         (["--triton-metrics", "on"], POD, "'on' is not HOST:PORT"),
+        (["--triton-shm=-1"], POD, "'-1' is not a number of MiB"),
         (["--triton-cores", "0"], POD, "'0' is not a number of cores"),
+        (["--forward-headers=("], POD, "'(' is not a regular expression"),
         (["--allow-client-shm=1"], POD, "'1' is neither true nor false"),
         (["--drain-grace", "-1"], POD, "'-1' is not a number of seconds"),
         (["--drain-grace", "nan"], POD, "'nan' is not a number of seconds"),
