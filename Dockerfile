@@ -1,6 +1,8 @@
 # Two images from one file: `--target operator` and `--target sidecar`. Nothing but what the lock
 # files name by hash is fetched, and each image holds the code of its own plane only.
 ARG BASE_IMAGE=docker.io/library/python:3.13-slim
+# The same Python with a C compiler, which no image keeps.
+ARG COMPILER_IMAGE=docker.io/library/python:3.13
 
 FROM ${BASE_IMAGE} AS build
 RUN ["python", "-m", "venv", "--without-pip", "/venv"]
@@ -13,10 +15,20 @@ RUN ["python", "-m", "pip", "--python", "/venv/bin/python", "install", "--requir
 COPY contract operator ./
 RUN ["/venv/bin/python", "-m", "compileall", "-q", "."]
 
+FROM ${COMPILER_IMAGE} AS compile-sidecar
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /app
+COPY locks/sidecar.txt locks/compile.txt /locks/
+RUN ["python", "-m", "pip", "install", "--require-hashes", "--only-binary=:all:", "--requirement", "/locks/sidecar.txt", "--requirement", "/locks/compile.txt"]
+COPY pyproject.toml hatch_build.py ./
+COPY contract contract
+COPY batcher_sidecar batcher_sidecar
+RUN ["python", "hatch_build.py"]
+
 FROM build AS build-sidecar
 COPY locks/sidecar.txt /locks/
 RUN ["python", "-m", "pip", "--python", "/venv/bin/python", "install", "--require-hashes", "--only-binary=:all:", "--requirement", "/locks/sidecar.txt"]
-COPY contract batcher_sidecar ./
+COPY --from=compile-sidecar /app/build/compiled ./
 RUN ["/venv/bin/python", "-m", "compileall", "-q", "."]
 
 FROM ${BASE_IMAGE} AS base

@@ -11,13 +11,13 @@ CLUSTER ?= embedded
 KEEP ?=
 NAME ?=
 PYTEST := $(PY) -m pytest
-SOURCES := contract operator batcher_sidecar cli tools demo tests examples bench
+SOURCES := contract operator batcher_sidecar cli tools demo tests examples bench hatch_build.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-stop test lint unit integration e2e bench fuzz format lock clean
+.PHONY: help setup demo demo-stop test lint unit integration e2e compiled test-compiled bench fuzz format lock clean
 
 help: ## Show what there is
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/ready ## Install and build everything that demo and tests need (10 minutes once)
 	@$(PY) -m tidegate_tools setup
@@ -37,7 +37,7 @@ test: lint unit setup integration e2e ## Everything that must pass before a chan
 lint: $(VENV)/ready ## ruff, mypy strict, import-linter
 	$(VENV)/bin/ruff check $(SOURCES)
 	$(VENV)/bin/ruff format --check $(SOURCES)
-	$(VENV)/bin/mypy contract/tidegate_contract operator/tidegate_operator batcher_sidecar/tidegate_batcher batcher_sidecar/tidegate_sidecar cli/tidegate_cli cli/tidegate_load cli/tidegate_top cli/tidegate_tune tools/tidegate_tools demo/tidegate_demo
+	$(VENV)/bin/mypy contract/tidegate_contract operator/tidegate_operator batcher_sidecar/tidegate_batcher batcher_sidecar/tidegate_sidecar cli/tidegate_cli cli/tidegate_load cli/tidegate_top cli/tidegate_tune tools/tidegate_tools demo/tidegate_demo hatch_build.py
 	$(VENV)/bin/lint-imports --no-logo
 
 unit: $(VENV)/ready ## Tests of the pure rooms and of small shells: no API server, no Triton
@@ -48,6 +48,13 @@ integration: setup ## Tests on a real API server, Prometheus and Triton
 
 e2e: setup ## The demo's stories, told to the end, also with parts killed
 	$(PYTEST) tests/e2e
+
+compiled: $(VENV)/ready ## Compile the sidecar's hot path into build/compiled (2 minutes; needs a C compiler)
+	@$(PY) hatch_build.py
+
+test-compiled: compiled ## The tests of sidecar and batcher, against the compiled code
+	PYTHONPATH=$(CURDIR)/build/compiled $(PY) -c "from tidegate_sidecar.__main__ import COMPILED; assert COMPILED"
+	PYTHONPATH=$(CURDIR)/build/compiled $(PYTEST) tests/unit/batcher tests/unit/sidecar tests/unit/sidecar_control -n 2 --dist loadfile
 
 bench: setup ## Print the figures, each with its raw samples in bench-results/ (NAME=... for one)
 	@$(PY) tests/bench/run.py $(NAME)
@@ -60,7 +67,7 @@ format: $(VENV)/ready ## Format, and fix what ruff can
 	$(VENV)/bin/ruff format $(SOURCES)
 
 lock: $(VENV)/ready ## Write locks/*.txt anew from pyproject.toml (needs uv on the PATH)
-	for extra in dev operator sidecar; do \
+	for extra in dev operator sidecar compile; do \
 	    uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	        --no-header --no-emit-index-url --extra $$extra pyproject.toml -o locks/$$extra.txt; \
 	done
