@@ -171,7 +171,8 @@ class _Client(asyncio.Protocol):
         self._request = request
         self._sample = sample
         self._stopped = False
-        self._received = b""
+        self._pieces: list[bytes] = []
+        self._missing = 0
         self._asked = 0.0
         self._lengths: dict[bytes, int] = {}
 
@@ -192,13 +193,19 @@ class _Client(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._stopped:
             return
-        if self._received:
-            data = self._received + data
+        if self._pieces:
+            self._pieces.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return
+            data = b"".join(self._pieces)
+            self._pieces = []
         end = data.find(_HEAD_END) + len(_HEAD_END)
-        if end < len(_HEAD_END) or len(data) < end + self._length(data[:end]):
-            self._received = data
+        whole = end >= len(_HEAD_END)
+        self._missing = end + self._length(data[:end]) - len(data) if whole else 1
+        if self._missing > 0:
+            self._pieces = [data]
             return
-        self._received = b""
         if data.startswith(b"HTTP/1.1 200"):
             self._sample.latencies.append(time.perf_counter() - self._asked)
             begin = data.find(_VERSION)
