@@ -80,7 +80,7 @@ class Writer:
         if not plan.table_first:
             await self._write_table(key, seen, plan)
         self._count_rollback(plan, memory, seen.now)
-        await self._write_versions(plan, memory, seen.now)
+        await self._write_versions(plan, memory, seen.now, progress=progress)
         for name in plan.secrets:
             await self.cluster.ensure_secret(key[0], name, key[1])
         for one in plan.removals:
@@ -117,14 +117,17 @@ class Writer:
         if progress:
             memory.checkpointed = seen.now
 
-    async def _write_versions(self, plan: Plan, memory: Memory, now: float) -> None:
-        """The versions' statuses: at once where their meaning changed; what only moved once a
-        minute, and of many models less often.
+    async def _write_versions(
+        self, plan: Plan, memory: Memory, now: float, *, progress: bool
+    ) -> None:
+        """The versions' statuses: at once where their meaning changed, with the progress of what
+        has begun at the latest; what only moved once a minute, and of many models less often.
         """
         others = [write for write in plan.statuses if write.kind not in _OWNERS]
         news = now - memory.told >= _CHECKPOINT
         for write in others:
-            if self._at_once(write, now) or (news and self._affords_news(now)):
+            waited = write.urgent and progress and memory.started is not None
+            if waited or self._at_once(write, now) or (news and self._affords_news(now)):
                 await self.write_status(write)
                 memory.told = now
 

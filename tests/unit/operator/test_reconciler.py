@@ -399,6 +399,17 @@ def test_of_many_versions_at_once_some_say_nothing_before_they_are_ready() -> No
     assert world.reasons("digits-1") == ["VersionLoaded"]
 
 
+def test_of_many_versions_each_tells_its_share_with_the_next_progress() -> None:
+    world = two_versions()
+    world.rollout(initialPercent=50, stepPercent=50, stepDuration="24h")
+    world.run_to("Gating")
+    world.operators[0]._writer._passing = Budget(0.0)
+    world.run_to("Progressing")
+    world.run(90)
+    for name in ("digits-1", "digits-2"):
+        assert world.status(name, "ModelVersion")["trafficPercent"] == 50
+
+
 def test_what_is_wrong_with_a_version_is_said_while_it_loads() -> None:
     world = Simulation(load_time=math.inf)
     world.operators[0]._writer._passing = Budget(0.0)
