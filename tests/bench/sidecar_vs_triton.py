@@ -2,7 +2,8 @@
 
 Servers of one small model side by side, loaded in turn: Triton as it is; Triton with its own
 dynamic batching in three settings, of which the fastest one counts; the sidecar before the Triton
-as it is; and, where nginx is installed, nginx there in its place, as a plain proxy that keeps its
+as it is, compiled as the image has it (`make compiled`; without, as it is) and interpreted; and,
+where nginx is installed, nginx there in its place, as a plain proxy that keeps its
 connections. All servers run on one core and the load generator on another, so that what a server
 costs is what it can serve. Ratios are taken within one repetition, so that what else the machine
 does meets both sides; the median of them counts.
@@ -34,6 +35,7 @@ NAME = "sidecar_vs_triton"
 MODEL = "small"
 ROW = 64
 CONNECTIONS = 64
+COMPILED = Path("build/compiled")
 START_TIMEOUT = 60.0
 DYNAMIC = {
     "default": "dynamic_batching { }",
@@ -137,9 +139,11 @@ def start(supervisor: Supervisor, subnet: Subnet, directory: Path) -> list[Side]
         pod.post(f"{address}/repository/models/{MODEL}/load")
         sides.append(Side(name, ip, triton.HTTP_PORT, process))
     plain, free = sides[0], len(sides) + 1
-    sides.append(start_sidecar(supervisor, subnet.ip(free), plain, directory))
+    tables = lay_out_table(directory)
+    for i, (name, code) in enumerate({"sidecar": COMPILED, "interpreted": None}.items()):
+        sides.append(start_sidecar(supervisor, name, subnet.ip(free + i), plain, tables, code))
     if nginx := shutil.which("nginx"):
-        sides.append(start_nginx(supervisor, nginx, subnet.ip(free + 1), plain, directory))
+        sides.append(start_nginx(supervisor, nginx, subnet.ip(free + 2), plain, directory))
     else:
         print("nginx is not installed: no cpu_to_nginx")
     return sides
@@ -160,8 +164,34 @@ def start_nginx(supervisor: Supervisor, binary: str, ip: str, plain: Side, direc
     return Side("nginx", ip, port, process)
 
 
-def start_sidecar(supervisor: Supervisor, ip: str, plain: Side, directory: Path) -> Side:
-    """Start the sidecar with a table from a file, as it starts without an API server."""
+def start_sidecar(
+    supervisor: Supervisor, name: str, ip: str, plain: Side, tables: Path, code: Path | None
+) -> Side:
+    """Start a sidecar with a table from a file, as it starts without an API server. ``code``: where
+    it is taken from, if not from the sources.
+    """
+    settings = {
+        "models": MODEL,
+        "pod": "bench",
+        "pod-uid": "bench",
+        "namespace": "bench",
+        "host": ip,
+        "triton": f"{plain.host}:{plain.port}",
+        "table-directory": str(tables),
+    }
+    flags = [f"--{flag}={value}" for flag, value in settings.items()]
+    environment = {k: v for k, v in os.environ.items() if k not in {"KUBECONFIG", "PYTHONPATH"}}
+    if code:
+        environment["PYTHONPATH"] = str(code.resolve())
+    launch = Launch((sys.executable, "-m", "tidegate_sidecar", *flags), environment)
+    process = run(supervisor, name, launch, tables.parent)
+    ready = f"http://{ip}:{names.PORT_HTTP}/v2/models/{MODEL}/versions/1/ready"
+    process.wait_until(partial(pod.answers, ready), START_TIMEOUT)
+    return Side(name, ip, names.PORT_HTTP, process)
+
+
+def lay_out_table(directory: Path) -> Path:
+    """Write the model's table; where tables are."""
     tables = directory / "tables"
     folder = tables / names.routing_table_name(MODEL)
     folder.mkdir(parents=True)
@@ -178,22 +208,7 @@ def start_sidecar(supervisor: Supervisor, ip: str, plain: Side, directory: Path)
     )
     (folder / names.TABLE_KEY).write_text(text)
     (folder / names.DIGEST_KEY).write_text(digest)
-    settings = {
-        "models": MODEL,
-        "pod": "bench",
-        "pod-uid": "bench",
-        "namespace": "bench",
-        "host": ip,
-        "triton": f"{plain.host}:{plain.port}",
-        "table-directory": str(tables),
-    }
-    flags = [f"--{flag}={value}" for flag, value in settings.items()]
-    environment = {k: v for k, v in os.environ.items() if k != "KUBECONFIG"}
-    launch = Launch((sys.executable, "-m", "tidegate_sidecar", *flags), environment)
-    process = run(supervisor, "sidecar", launch, directory)
-    ready = f"http://{ip}:{names.PORT_HTTP}/v2/models/{MODEL}/versions/1/ready"
-    process.wait_until(partial(pod.answers, ready), START_TIMEOUT)
-    return Side("sidecar", ip, names.PORT_HTTP, process)
+    return tables
 
 
 def lay_out_model(models: Path, batching: str) -> None:
@@ -255,6 +270,8 @@ def figures(samples: list[dict[str, Any]]) -> dict[str, float | str]:
         "p99_ratio": lambda s: s["sidecar"]["p99_ms"] / s[best]["p99_ms"],
         "added_p50_ms": lambda s: s["sidecar"]["one_p50_ms"] - s["plain"]["one_p50_ms"],
         "throughput_ratio_to_plain": lambda s: s["sidecar"]["rate"] / s["plain"]["rate"],
+        "interpreted_throughput_ratio": lambda s: s["interpreted"]["rate"] / s[best]["rate"],
+        "interpreted_p99_ratio": lambda s: s["interpreted"]["p99_ms"] / s[best]["p99_ms"],
         "p99_ratio_to_plain": lambda s: s["sidecar"]["p99_ms"] / s["plain"]["p99_ms"],
     }
     if "nginx" in samples[0]:
@@ -268,6 +285,7 @@ def figures(samples: list[dict[str, Any]]) -> dict[str, float | str]:
         for name in ("rate", "p99_ms", "one_p50_ms", "cpu_us", "failed"):
             median = statistics.median(sample[side][name] for sample in samples)
             shown[f"{side}_{name}"] = round(median, 3)
+    shown["compiled"] = COMPILED.exists()
     return shown | {"repetitions": len(samples), "connections": CONNECTIONS}
 
 
