@@ -204,16 +204,19 @@ async def _work(
     namespaces: tuple[str, ...],
 ) -> None:
     """Wait for fitting CRDs, then watch and reconcile side by side; neither outlives the other."""
-    await _fitting_crds(connected)
+    await _fitting_crds(connected, reconciler)
     async with asyncio.TaskGroup() as group:
         reconciling = group.create_task(reconciler.run())
         await handlers.watch(reconciler, namespaces)
         reconciling.cancel()
 
 
-async def _fitting_crds(connected: KubernetesCluster) -> None:
-    """An operator newer than its CRDs would write statuses that they cut: it waits."""
+async def _fitting_crds(connected: KubernetesCluster, reconciler: Reconciler) -> None:
+    """An operator newer than its CRDs would write statuses that they cut: it waits, and is well:
+    to be started again would only delay it.
+    """
     while True:
+        reconciler.last_round = time.time()
         try:
             behind = [
                 name

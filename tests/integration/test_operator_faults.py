@@ -5,6 +5,7 @@ their own go on side by side. Whatever dies, and between whichever two writes: n
 doubled or shortened, and no rollback is undone.
 """
 
+import copy
 import itertools
 import json
 import time
@@ -12,17 +13,26 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 from abreast import Begun, Case, abreast, ended, let_go, under_way
 from killing_proxy import Body, Doom, KillingProxy
-from operator_world import World, install, observed, until, weight
+from operator_world import GROUP, ROOT, World, install, observed, until, weight
 
 from tidegate_contract import names
+from tidegate_operator.__main__ import CRD_SCHEMA
+from tidegate_operator.adapters.cluster import CRD_SCHEMA_ANNOTATION
 from tidegate_operator.api.quantity import epoch
+from tidegate_tools.api import ApiError
 from tidegate_tools.controlplane import ControlPlane
 from tidegate_tools.pods import ScrapeTargets
 from tidegate_tools.prometheus import Prometheus
 
+pytestmark = pytest.mark.timeout(900)
+"""The first test waits until the cases of all others have ended."""
 STEP_SECONDS = 2.0
+UNSEEN = {"observedGeneration": -1}
+"""Status of what no operator has looked at."""
+WAITS = "CRDs older than this operator: canaryrollouts.tidegate.dev"
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +68,41 @@ def world(parts: tuple[ControlPlane, Prometheus, ScrapeTargets], begun: Begun) -
     with World(*parts, name="faults") as made:
         made.versions("digits", 2)
         yield made
+
+
+def test_one_newer_than_its_crds_waits_for_them_and_goes_on(world: World) -> None:
+    crd = yaml.safe_load((ROOT / "crds" / "canaryrollout.yaml").read_text())
+    older = copy.deepcopy(crd)
+    older["metadata"]["annotations"][CRD_SCHEMA_ANNOTATION] = str(CRD_SCHEMA - 1)
+    spec = older["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    del spec["properties"]["rollbackWindow"]
+    forced = ("apply", "--server-side", "--force-conflicts", "--filename=-")
+    world.kubectl(*forced, stdin=json.dumps(older))
+    try:
+        until(lambda: cut(world, rollbackWindow="1h"), "the older schema cuts what it knows not")
+        world.operator.start()
+        until(lambda: WAITS in world.operator.log.read_text(), "the operator says why it waits")
+        assert world.operator.healthy
+        assert world.status("cut") == world.status("digits-1", "modelversions") == UNSEEN
+        with pytest.raises(ApiError, match="404"):
+            world.table("digits")
+    finally:
+        world.kubectl(*forced, stdin=json.dumps(crd))
+    until(lambda: not cut(world, rollbackWindow="1h"), "the schema knows it again")
+    world.await_table("digits", lambda table: table.baseline)
+
+
+def cut(world: World, **fields: str) -> bool:
+    """Whether fields of a rollout are lost when it is written."""
+    world.kubectl("delete", "cro", "cut", "--ignore-not-found")
+    made = {
+        "apiVersion": f"{names.GROUP}/{names.API_VERSION}",
+        "kind": "CanaryRollout",
+        "metadata": {"name": "cut"},
+        "spec": {"model": "digits", "canaryVersion": 2, "suspend": True, **fields},
+    }
+    path = f"{GROUP}/{world.namespace}/canaryrollouts"
+    return not fields.items() <= world.plane.api.request("POST", path, made)["spec"].items()
 
 
 def began(world: World, percent: int = 50) -> None:
