@@ -18,7 +18,7 @@ from tidegate_operator.rollout.observation import Before, LiveMetrics, Unreadabl
 
 _RATES_EVERY: Final = 60.0
 _FRESH: Final = 180.0
-"""Seconds after which rates are not shown any more."""
+"""Seconds after which rates are not shown any more: they would pass for those of now."""
 _BEFORE_RENEWED: Final = 15.0
 _BEFORE_FRESH: Final = 60.0
 """Ages, in seconds, at which what was before a rollout is asked for anew, and is not used any more:
@@ -64,6 +64,10 @@ class Evidence:
     _before_asked: float = -math.inf
     _before_next: float = 0.0
     _refreshing: bool = False
+    _began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._began = self.now()
 
     @property
     def skew(self) -> float:
@@ -103,10 +107,15 @@ class Evidence:
         self._skew = at - asked
         return None
 
-    def live(self, key: ModelKey) -> Mapping[int, LiveMetrics]:
-        """How a model's versions do, by version; none where that is not known."""
-        known = self.now() - self._rates_known <= _FRESH
-        return self._rates.live.get(key, {}) if known else {}
+    def live(self, key: ModelKey) -> Mapping[int, LiveMetrics] | None:
+        """How a model's versions do, by version; without those of which that is not known any more.
+
+        None: nothing is known yet, so soon after the start.
+        """
+        if self.now() - self._rates_known <= _FRESH:
+            return self._rates.live.get(key, {})
+        never = not self._rates_known
+        return None if never and self.now() - self._began <= _FRESH else {}
 
     def before(self, key: ModelKey) -> Before | None:
         """How a model did in the last ten minutes; None where that is not known yet. To be known

@@ -97,10 +97,11 @@ class Observation:
 
     ``stored`` None: there is no ConfigMap; ``last_table`` is then what this operator last saw.
     ``reading`` None: nothing was asked of Prometheus. ``last_look``: when this process last
-    judged the model; None after a start. ``live``: by version. ``before``: None unless a rollout is
-    about to start, and where Prometheus cannot be read. ``answers``: to users' own queries, by
-    (uid of the object, name of the metric). ``busy``: who is rolling out another model in the same
-    pods. ``detailed``: what people are shown is to be worked out, too.
+    judged the model; None after a start. ``live``: by version, as far as known; None after a start.
+    ``before``: None unless a rollout is about to start, and where Prometheus cannot be read.
+    ``answers``: to users' own queries, by (uid of the object, name of the metric).
+    ``busy``: who is rolling out another model in the same pods. ``detailed``: what people are shown
+    is to be worked out, too.
     """
 
     now: float
@@ -114,7 +115,7 @@ class Observation:
     last_table: RoutingTable | None = None
     pods: tuple[Pod, ...] = ()
     reading: Reading | Unreadable | None = None
-    live: Mapping[int, LiveMetrics] = field(default_factory=dict)
+    live: Mapping[int, LiveMetrics] | None = None
     before: Before | None = None
     answers: Mapping[tuple[str, str], Answer] = field(default_factory=dict)
     busy: Owner | None = None

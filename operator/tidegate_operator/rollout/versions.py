@@ -91,7 +91,7 @@ def tell(
     elif phase == "Ready" and behind[0] == STILL_SERVES:
         message = behind[1]
     signature = next((s for s in loaded.states.values() if s and s.state == "Ready"), None)
-    metrics = _metrics(one.status.metrics, seen.live.get(version))
+    metrics = _metrics(one.status.metrics, seen.live, version)
     return Status(
         phase=phase,
         lifecycle=lifecycle,
@@ -125,12 +125,18 @@ def _keeps_pods(one: ModelVersion, table: RoutingTable | None) -> bool:
     return one.status.pod_selector is not None or table.mirror is not None or arms != {ARM_STABLE}
 
 
-def _metrics(old: Metrics | None, live: LiveMetrics | None) -> Metrics | None:
+def _metrics(
+    old: Metrics | None, known: Mapping[int, LiveMetrics] | None, version: int
+) -> Metrics | None:
     """The live figures; those that were written stay until one of them has moved by a quarter, as
-    a write for every breath would cost the API server more than it tells.
+    a write for every breath would cost the API server more than it tells. Where it is not known
+    any more how a version does, there are none.
     """
-    if live is None:
+    if known is None:
         return old
+    live = known.get(version)
+    if live is None:
+        return None
     new = Metrics(
         requests_per_second=_rounded(live.requests_per_second) or 0.0,
         error_rate=_rounded(live.error_rate),

@@ -186,3 +186,33 @@ def test_live_figures_are_shown_and_written_when_they_have_moved() -> None:
     world.rates = Rates(live={("default", "digits"): live(200.0, 0.004)})
     world.run(130)
     assert world.status("digits-1", "ModelVersion")["metrics"]["requestsPerSecond"] == 200.0
+
+
+def test_figures_of_long_ago_do_not_pass_for_those_of_now() -> None:
+    world = two_versions()
+    figures = {("default", "digits"): live(100.0, 0.004)}
+    world.rates = Rates(live=figures)
+    world.run(130)
+    world.prometheus_up = False
+    world.run(100)
+    assert shown(world), "an outage may be short"
+    world.kill()
+    world.run(100)
+    assert shown(world), "it may be about to answer"
+    world.run(200)
+    assert not shown(world)
+    world.prometheus_up = True
+    world.run(130)
+    assert shown(world)
+    world.rates = Rates()
+    world.run(130)
+    assert not shown(world), "nothing is known of it any more"
+
+
+def shown(world: Simulation) -> bool:
+    """Whether a version's figures are shown, in all places."""
+    status = world.status("digits-1", "ModelVersion")
+    places = [bool(status.get("metrics"))]
+    places += [name in status["display"] for name in ("requests", "errors", "p95")]
+    assert len(set(places)) == 1
+    return places[0]
