@@ -19,10 +19,10 @@ from tidegate_load import users
 from tidegate_load.schedule import Schedule
 from tidegate_load.users import User
 from tidegate_tune import plots
-from tidegate_tune.live import Live, Sidecar
+from tidegate_tune.live import Live, Policy, Sidecar
 from tidegate_tune.score import Weights
 from tidegate_tune.simulated import Cost, Simulated
-from tidegate_tune.space import manifest
+from tidegate_tune.space import Space, fresh, manifest
 from tidegate_tune.study import Evaluate, Search, Tried, best
 
 _INTERRUPTED: Final = 130
@@ -38,10 +38,11 @@ def run(options: argparse.Namespace) -> int:
         load.writable(path)
     everybody = users.chosen(options.users, options.user)
     schedule, everybody = load.scheduled(options, everybody)
+    policy = _policy(options)
     cost = _cost(options)
     search = Search(
         options.model,
-        cost.most,
+        Space.within(policy.spec, cost.most) if policy else Space(cost.most),
         Weights(*options.weights),
         _load(options, schedule, everybody),
         options.journal or Path(f"tune-{options.model}.journal"),
@@ -49,25 +50,41 @@ def run(options: argparse.Namespace) -> int:
     )
     progress = Console(stderr=True, highlight=False)
     interrupted = False
+    failure: CommandError | None = None
     done: list[Tried] = []
 
     def told(one: Tried) -> None:
         done.append(one)
-        progress.print(_line(one, best(done), options.trials))
+        progress.print(_line(done, options.trials), soft_wrap=True)
 
     try:
         done += search.kept()
         if done:
             progress.print(f"{len(done)} trials are kept in {search.journal}")
-        with _evaluator(options, cost, schedule, everybody) as evaluate:
+        with _evaluator(options, policy, cost, schedule, everybody) as evaluate:
             search.run(evaluate, options.trials, told)
     except KeyboardInterrupt:
         interrupted = True
     except ValueError as error:
         raise CommandError(str(error)) from error
+    except CommandError as error:
+        failure = error
     if done:
-        _show(options, done, cost)
+        _show(options, policy, done, cost)
+    if failure:
+        raise failure
     return _INTERRUPTED if interrupted else 0
+
+
+def _policy(options: argparse.Namespace) -> Policy | None:
+    """The policy that trials change; None: they are simulated."""
+    if options.policy is None:
+        return None
+    if options.url is None:
+        raise CommandError("--policy needs a --url to send traffic to")
+    connected = cluster.connect(options.kubeconfig, options.context)
+    namespace = options.namespace or connected.namespace
+    return Policy.found(connected, namespace, options.policy, options.model)
 
 
 def _cost(options: argparse.Namespace) -> Cost:
@@ -106,9 +123,13 @@ def _load(
 
 
 def _evaluator(
-    options: argparse.Namespace, cost: Cost, schedule: Schedule, everybody: Sequence[User]
+    options: argparse.Namespace,
+    policy: Policy | None,
+    cost: Cost,
+    schedule: Schedule,
+    everybody: Sequence[User],
 ) -> AbstractContextManager[Evaluate]:
-    if options.policy is None:
+    if policy is None:
         return nullcontext(
             Simulated(
                 model=options.model,
@@ -119,13 +140,8 @@ def _evaluator(
                 seed=options.seed,
             )
         )
-    if options.url is None:
-        raise CommandError("--policy needs a --url to send traffic to")
-    connected = cluster.connect(options.kubeconfig, options.context)
     return Live(
-        cluster=connected,
-        namespace=options.namespace or connected.namespace,
-        policy=options.policy,
+        policy=policy,
         sidecar=Sidecar(options.url),
         cost=cost,
         script=load.script(options, everybody, schedule),
@@ -134,22 +150,28 @@ def _evaluator(
         model=options.model,
         target=options.target,
         connections=options.connections,
+        drain=options.drain,
     )
 
 
-def _line(one: Tried, leader: Tried, trials: int) -> str:
+def _line(done: Sequence[Tried], trials: int) -> str:
+    """The last trial; marked where it is the best so far."""
+    one = done[-1]
     chosen = one.candidate
-    mark = " *" if one is leader else ""
+    mark = " *" if one is best(done) else ""
     return (
-        f"{one.number + 1:>4}/{trials}  score {one.score:.3f}{mark:<2}  {chosen.strategy:<8} "
-        f"batch {chosen.max_batch_size:<4} wait {chosen.max_wait * 1000:.0f}ms "
+        f"{len(done):>4}/{trials}  score {one.score:.3f}{mark:<2}  {chosen.strategy:<8} "
+        f"batch {chosen.max_batch_size:<4} wait {chosen.max_wait * 1000:>2.0f}ms "
         f"{chosen.optimize:<10} reserve {chosen.aging_reserve:.3f}"
     )
 
 
-def _show(options: argparse.Namespace, done: Sequence[Tried], cost: Cost) -> None:
+def _show(
+    options: argparse.Namespace, policy: Policy | None, done: Sequence[Tried], cost: Cost
+) -> None:
+    """The policy goes to the file or, alone, to the output: what reads that may be kubectl."""
     found = best(done)
-    console = terminal.console()
+    console = terminal.console() if options.output else Console(stderr=True, highlight=False)
     console.print(_table(done[0], found))
     tried = "simulated" if options.policy is None else f"on {options.url}"
     comment = (
@@ -158,7 +180,10 @@ def _show(options: argparse.Namespace, done: Sequence[Tried], cost: Cost) -> Non
         f"Traffic: {load.pattern(options)}. A batch of n rows took "
         f"{cost.fixed * 1000:.3g} + {cost.per_row * 1000:.3g} n ms."
     )
-    text = manifest(options.model, found.candidate, comment)
+    metadata, spec = fresh(options.model)
+    if policy:
+        metadata, spec = {"name": policy.name, "namespace": policy.namespace}, policy.spec
+    text = manifest(metadata, spec, found.candidate, comment)
     if options.output:
         load.write(options.output, text.encode())
     else:

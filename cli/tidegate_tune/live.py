@@ -1,10 +1,11 @@
 """Trials on the real thing: a BatchPolicy is changed, traffic is sent, what came of it is read."""
 
 import asyncio
+import json
 import signal
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -13,13 +14,15 @@ import urllib3
 import uvloop
 
 from tidegate_cli.cluster import POLICY, Cluster, Raw
-from tidegate_cli.errors import CommandError
+from tidegate_cli.errors import CommandError, reason
 from tidegate_contract import names
 from tidegate_load.schedule import Schedule
 from tidegate_load.sender import Record, Sender
 from tidegate_load.summary import summarise
 from tidegate_load.users import User
 from tidegate_load.wire import Script
+from tidegate_top import scrape
+from tidegate_top.scrape import Counts
 from tidegate_tune.score import ClassOutcome, Outcome
 from tidegate_tune.simulated import Cost
 from tidegate_tune.space import Candidate
@@ -42,7 +45,7 @@ class Sidecar:
         Raises:
             CommandError: it does not answer, or has answered too few requests to know.
         """
-        profile = self._get(names.PORT_ADMIN, "/profile")["models"].get(model, {})
+        profile = self._read(names.PORT_ADMIN, "/profile").get("models", {}).get(model, {})
         learned = max(profile.get("batches", []), key=lambda one: one["batches"], default=None)
         if learned is None or not learned["batches"]:
             raise CommandError(
@@ -58,36 +61,121 @@ class Sidecar:
             CommandError: it does not answer, or does not serve the model.
         """
         _, _, port = self.url.rpartition(":")
-        config = self._get(int(port), f"/v2/models/{model}/config")
+        config = self._read(int(port), f"/v2/models/{model}/config")
         if "max_batch_size" not in config:
             raise CommandError(f"{self.url} does not describe {model}: {config.get('error')}")
         return max(int(config["max_batch_size"]), 1)
 
-    def batch_size(self, model: str) -> float:
-        """Rows of a batch lately, the mean; 0 where there was none."""
-        report = self._get(names.PORT_ADMIN, "/routing")["models"].get(model, {})
-        return float((report.get("live") or {}).get("batchSize") or 0.0)
+    def counts(self, model: str) -> Counts:
+        """What it has counted of the model.
 
-    def _get(self, port: int, path: str) -> dict[str, Any]:
+        Raises:
+            CommandError: it does not answer.
+        """
+        text = self._get(names.PORT_ADMIN, "/metrics").decode(errors="replace")
+        try:
+            return scrape.read(0.0, text, None).models.get(model, Counts())
+        except (ValueError, KeyError) as error:
+            raise self._strange(names.PORT_ADMIN, "/metrics", error) from error
+
+    def _read(self, port: int, path: str) -> dict[str, Any]:
+        try:
+            return msgspec.json.decode(self._get(port, path), type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            raise self._strange(port, path, error) from error
+
+    def _get(self, port: int, path: str) -> bytes:
         host = self.url.rpartition(":")[0]
         try:
-            answer = urllib3.request(
+            return urllib3.request(
                 "GET", f"http://{host}:{port}{path}", timeout=10, retries=False
-            )
-            return msgspec.json.decode(answer.data, type=dict[str, Any])
-        except (urllib3.exceptions.HTTPError, msgspec.DecodeError) as error:
-            raise CommandError(f"{host}:{port}{path} does not answer as a sidecar: {error}") from (
-                error
-            )
+            ).data
+        except urllib3.exceptions.HTTPError as error:
+            raise self._strange(port, path, error) from error
+
+    def _strange(self, port: int, path: str, error: Exception) -> CommandError:
+        host = self.url.rpartition(":")[0]
+        return CommandError(f"{host}:{port}{path} does not answer as a sidecar: {reason(error)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A BatchPolicy that is changed for a while. ``spec``: as it was."""
+
+    cluster: Cluster
+    namespace: str
+    name: str
+    spec: Raw
+
+    @classmethod
+    def found(cls, cluster: Cluster, namespace: str, name: str, model: str) -> Self:
+        """The policy of a model.
+
+        Raises:
+            CommandError: it is for other models.
+            ClusterError: there is none, or the API server cannot be reached, or refuses.
+        """
+        spec = cluster.get(POLICY, namespace, name)["spec"]
+        if model not in spec["models"]:
+            others = ", ".join(spec["models"])
+            raise CommandError(f"BatchPolicy {name} is for {others}, not for {model}")
+        return cls(cluster, namespace, name, spec)
+
+    def change(self, changes: Raw) -> None:
+        """Change some fields, and wait until every pod applies them.
+
+        Raises:
+            ClusterError: the API server cannot be reached, or refuses.
+            CommandError: they were not applied in time.
+        """
+        self.cluster.patch(POLICY, self.namespace, self.name, {"spec": changes})
+        self._await_applied()
+
+    def restore(self, changes: Raw) -> None:
+        """Give some fields the values that they had.
+
+        Raises:
+            CommandError: the API server cannot be reached, or refuses.
+        """
+        body = {"spec": before(self.spec, changes)}
+        try:
+            self.cluster.patch(POLICY, self.namespace, self.name, body)
+        except CommandError as error:
+            raise CommandError(
+                f"BatchPolicy {self.name} is not as it was before: {error}\nPut it back by: "
+                f"kubectl patch batchpolicy {self.name} -n {self.namespace} --type merge "
+                f"-p '{json.dumps(body)}'"
+            ) from error
+
+    def _await_applied(self) -> None:
+        deadline = time.monotonic() + _TIMEOUT
+        while time.monotonic() < deadline:
+            seen = self.cluster.get(POLICY, self.namespace, self.name)
+            status = seen.get("status", {})
+            current = status.get("observedGeneration") == seen["metadata"]["generation"]
+            if current and status.get("phase") == "Applied":
+                return
+            time.sleep(_POLL)
+        message = status.get("message", "nobody has looked at it: does the operator run?")
+        raise CommandError(f"BatchPolicy {self.name} was not applied within 60s: {message}")
+
+
+def before(spec: Mapping[str, Any], changes: Mapping[str, Any]) -> Raw:
+    """The JSON merge patch (RFC 7396) that undoes changes to what was a spec."""
+    return {
+        name: before(spec.get(name) or {}, value) if isinstance(value, Mapping) else spec.get(name)
+        for name, value in changes.items()
+    }
 
 
 @dataclass(slots=True, kw_only=True)
 class Live:
-    """Tries candidates; as a context manager it puts the policy back as it was."""
+    """Tries candidates; as a context manager it puts the policy back as it was.
 
-    cluster: Cluster
-    namespace: str
-    policy: str
+    ``drain``: seconds to wait for a trial's last answers. ``target``: as of ``Simulated``.
+    """
+
+    policy: Policy
     sidecar: Sidecar
     cost: Cost
     script: Script
@@ -96,24 +184,30 @@ class Live:
     model: str
     target: float
     connections: int
-    _before: Raw | None = None
+    drain: float
+    _tried: Raw = field(default_factory=dict)
 
     def __enter__(self) -> Self:
-        self._before = self.cluster.get(POLICY, self.namespace, self.policy)["spec"]
+        _end_gently()
         return self
 
     def __exit__(
         self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None
     ) -> None:
-        before = self._before or {}
-        now = self.cluster.get(POLICY, self.namespace, self.policy)["spec"]
-        self._patch({**dict.fromkeys(now), **before})
+        if self._tried:
+            ours = signal.signal(signal.SIGINT, signal.SIG_IGN)  # one Ctrl-C is enough
+            try:
+                self.policy.restore(self._tried)
+            finally:
+                signal.signal(signal.SIGINT, ours)
 
     def __call__(self, candidate: Candidate) -> Outcome:
         """Apply a candidate, send the traffic, and say what came of it."""
-        self._patch(candidate.spec())
-        self._await_applied()
+        self._tried = candidate.spec()
+        self.policy.change(self._tried)
+        start = self.sidecar.counts(self.model)
         record = uvloop.run(self._send())
+        _end_gently()
         if record.interrupted:
             raise KeyboardInterrupt
         summary = summarise(
@@ -129,28 +223,23 @@ class Live:
             )
             for one in summary.users
         ]
-        return Outcome(classes, self.cost.efficiency(self.sidecar.batch_size(self.model)))
-
-    def _patch(self, spec: Raw) -> None:
-        self.cluster.patch(POLICY, self.namespace, self.policy, {"spec": spec})
-
-    def _await_applied(self) -> None:
-        deadline = time.monotonic() + _TIMEOUT
-        while time.monotonic() < deadline:
-            seen = self.cluster.get(POLICY, self.namespace, self.policy)
-            status = seen.get("status", {})
-            current = status.get("observedGeneration") == seen["metadata"]["generation"]
-            if current and status.get("phase") == "Applied":
-                return
-            time.sleep(_POLL)
-        message = status.get("message", "nobody has looked at it: does the operator run?")
-        raise CommandError(f"BatchPolicy {self.policy} was not applied within 60s: {message}")
+        end = self.sidecar.counts(self.model)
+        batches, rows = end.batches - start.batches, end.rows - start.rows
+        return Outcome(classes, self.cost.efficiency(rows / batches if batches > 0 else 0.0))
 
     async def _send(self) -> Record:
         host, _, port = self.sidecar.url.rpartition(":")
-        sender = Sender((host, int(port)), self.script, self.schedule, connections=self.connections)
+        address = host.strip("[]"), int(port)
+        sender = Sender(address, self.script, self.schedule, connections=self.connections)
         await sender.connect()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, sender.interrupt)
-        return await sender.run(_TIMEOUT, lambda _: None)
+        return await sender.run(self.drain, lambda _: None)
+
+
+def _end_gently() -> None:
+    """Let SIGTERM end the search as Ctrl-C does, with the policy put back; an event loop that ends
+    forgets that.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from tidegate_tune.study import Tried, best
 
@@ -24,6 +25,7 @@ def draw(done: Sequence[Tried], file: Path) -> None:
     _parts(axes[0, 1], done)
     _parameter(axes[1, 0], done, "maxBatchSize", [one.candidate.max_batch_size for one in done])
     axes[1, 0].set_xscale("log", base=2)
+    axes[1, 0].xaxis.set_major_formatter("{x:g}")
     waits = [one.candidate.max_wait * 1000 for one in done]
     _parameter(axes[1, 1], done, "maxWait (ms)", waits)
     figure.savefig(file, dpi=120)
@@ -31,10 +33,13 @@ def draw(done: Sequence[Tried], file: Path) -> None:
 
 def _history(axes: Any, done: Sequence[Tried]) -> None:
     scores = [one.score for one in done]
-    axes.plot(scores, "o", markersize=4, label="each trial")
-    axes.plot(list(accumulate(scores, max)), label="best so far")
+    trials = range(1, len(scores) + 1)
+    axes.plot(trials, scores, "o", markersize=4, label="each trial")
+    best_so_far = list(accumulate(scores, max))
+    axes.plot(trials, best_so_far, drawstyle="steps-post", label="best so far")
     axes.axhline(scores[0], linestyle=":", color="grey", label="default policy")
     axes.set(title="Score by trial", xlabel="trial", ylabel="score")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
 
 
@@ -44,8 +49,8 @@ def _parts(axes: Any, done: Sequence[Tried]) -> None:
         places = [place + 0.4 * i for place in range(len(_PARTS))]
         axes.bar(places, [getattr(one.parts, part) for part in _PARTS], 0.38, label=label)
     axes.set_xticks([place + 0.2 for place in range(len(_PARTS))], _PARTS)
-    axes.set(title="Parts of the score", ylim=(0, 1.05))
-    axes.legend(loc="lower right")
+    axes.set(title="Parts of the score", ylim=(0, 1.2))
+    axes.legend(loc="upper center", ncols=2)
 
 
 def _parameter(axes: Any, done: Sequence[Tried], name: str, values: Sequence[float]) -> None:

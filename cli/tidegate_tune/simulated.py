@@ -85,7 +85,7 @@ class Simulated:
         levels = np.array([min(one.priority, highest) for one in self.users])
         deadlines = np.array([np.inf if u.deadline is None else u.deadline for u in self.users])
         who = self.schedule.users
-        rows = np.minimum(self.schedule.rows, self.cost.most)
+        rows = self.schedule.rows
         return Arrivals(self.schedule.times, levels[who], rows, deadlines[who])
 
     def _target(self, level: int) -> float:

@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import msgspec
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from tidegate_tune.score import Outcome, Parts, Weights, parts
-from tidegate_tune.space import Candidate, baseline, draw
+from tidegate_tune.space import Candidate, Space, baseline, draw
 
 Evaluate = Callable[[Candidate], Outcome]
 
@@ -31,12 +32,10 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What is searched, and where it is kept. ``most``: rows that the model takes. ``load``: what
-    trials are made under, as JSON.
-    """
+    """What is searched, and where it is kept. ``load``: what trials are made under, as JSON."""
 
     model: str
-    most: int
+    space: Space
     weights: Weights
     load: Mapping[str, object]
     journal: Path
@@ -62,10 +61,10 @@ class Search:
         # Begun anew from the seed alone, it would draw again what it has drawn.
         study.sampler = optuna.samplers.TPESampler(seed=self.seed + len(done))
         if not done:
-            study.enqueue_trial(baseline(self.most))
+            study.enqueue_trial(baseline(self.space))
         while len(done) < trials:
             trial = study.ask()
-            candidate = draw(trial, self.most)
+            candidate = draw(trial, self.space)
             try:
                 found = parts(evaluate(candidate))
             except BaseException:
@@ -80,13 +79,17 @@ class Search:
 
     def _study(self) -> optuna.Study:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(self.journal))),
-            study_name=self.model,
-            direction="maximize",
-            load_if_exists=True,
-        )
-        what = {"most": self.most, "weights": asdict(self.weights), "load": self.load}
+        try:
+            study = optuna.create_study(
+                storage=JournalStorage(JournalFileBackend(str(self.journal))),
+                study_name=self.model,
+                direction="maximize",
+                load_if_exists=True,
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.journal} is no journal of a search: {error}") from error
+        asked = {"space": self.space, "weights": self.weights, "load": self.load}
+        what = msgspec.json.decode(msgspec.json.encode(asked))  # as a journal gives it back
         if study.user_attrs.get("what", what) != what:
             raise ValueError(
                 f"{self.journal} holds a search under another load, or with other weights or batch "
@@ -97,7 +100,7 @@ class Search:
 
     def _tried(self, one: optuna.trial.FrozenTrial) -> Tried:
         found = Parts(**one.user_attrs["parts"])
-        candidate = draw(optuna.trial.FixedTrial(one.params), self.most)  # type: ignore[arg-type]
+        candidate = draw(optuna.trial.FixedTrial(one.params), self.space)  # type: ignore[arg-type]
         return Tried(one.number, candidate, found, one.value or 0.0)
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from tidegate_cli.__main__ import main
 from tidegate_cli.arguments import parser
+from tidegate_cli.errors import CommandError
 
 SAID = "--fixed 4ms --per-row 200us --most 8 --seconds 0.5"
 
@@ -86,6 +87,29 @@ def test_a_search_goes_on_under_the_same_load_only(capsys: pytest.CaptureFixture
     assert "2 trials are kept" in capsys.readouterr().err
     assert main([*line, "--rate", "30", "--trials", "3"]) == 1
     assert "another --journal" in capsys.readouterr().err
+
+
+def test_the_policy_alone_goes_to_the_output(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tune", "m", *SAID.split(), "--trials", "1"]) == 0
+    out = capsys.readouterr()
+    assert yaml.safe_load(out.out)["kind"] == "BatchPolicy"
+    assert "default policy" in out.err
+
+
+def test_what_was_found_is_shown_though_the_next_trial_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lost(*_: object) -> None:
+        raise CommandError("the server is gone")
+
+    line = ["tune", "m", *SAID.split(), "--trials"]
+    assert main([*line, "1"]) == 0
+    found = policy(capsys.readouterr().out)
+    monkeypatch.setattr("tidegate_tune.simulated.Simulated.__call__", lost)
+    assert main([*line, "2"]) == 1
+    out = capsys.readouterr()
+    assert policy(out.out) == found
+    assert "the server is gone" in out.err
 
 
 def test_one_that_is_broken_off_again_has_the_best_of_all(

@@ -40,6 +40,15 @@ def test_every_request_is_offered_by_its_level() -> None:
     assert [one.target for one in found.classes] == [one.deadline for one in users.DEFAULT]
 
 
+def test_requests_of_more_rows_than_the_model_takes_are_worked_off_whole() -> None:
+    who = (users.User(name="jobs", rows=100),)
+    schedule = drawn(who, 1, 5.0, None, np.random.default_rng(1))
+    asked = Simulated(model="m", cost=COST, schedule=schedule, users=who, target=1.0, seed=1)
+    found = asked(candidate(32))
+    assert found.classes[0].answered == found.classes[0].offered > 0
+    assert found.classes[0].p99 > 4 * COST.fixed + 100 * COST.per_row / 2
+
+
 def test_batches_that_are_too_small_for_the_load_score_worse() -> None:
     assert score(1000, candidate(32)) > score(1000, candidate(2)) + 0.1
 
