@@ -9,22 +9,29 @@ import termios
 import time
 import tty
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Final
 
 from rich.console import Console
 from rich.live import Live
 
 from tidegate_cli import cluster, lookup, sidecars, terminal
-from tidegate_cli.errors import NoSidecarError
+from tidegate_cli.errors import ClusterError, CommandError, NoSidecarError
 from tidegate_contract.names import LABEL_MODEL
 from tidegate_top import sources
-from tidegate_top.picture import picture
+from tidegate_top.picture import Fitted, picture
 from tidegate_top.sources import Fetch
 from tidegate_top.view import View, view
 
 _ANY_MODEL = {"matchExpressions": [{"key": LABEL_MODEL, "operator": "Exists"}]}
 
 _REDRAW: Final = 0.25
+_FIND: Final = 5.0
+"""Seconds after which it is asked anew which pods there are: a Deployment replaces them."""
+
+_ADVICE: Final = ". --direct asks the pods' own addresses, where those can be reached from here"
+
+Asked = Mapping[str, tuple[Fetch, int]]
 
 
 def run(options: argparse.Namespace) -> int:
@@ -34,8 +41,7 @@ def run(options: argparse.Namespace) -> int:
         NoSidecarError: not one answers at the first look.
         ClusterError: the API server cannot be reached, or refuses.
     """
-    asked = _asked(options)
-    looks = _Looks(asked)
+    looks = Looks(_finder(options), "" if options.direct or options.addresses else _ADVICE)
     screen = terminal.console()
     if options.once or not screen.is_terminal:
         time.sleep(options.every)
@@ -46,17 +52,25 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-class _Looks:
-    """Each look is compared with the one before."""
+class Looks:
+    """Each look is compared with the one before. ``find``: says whom to ask. ``advice``: where
+    nobody answers.
+    """
 
-    def __init__(self, asked: Mapping[str, tuple[Fetch, int]]) -> None:
-        self._asked = asked
-        self._before, silent = sources.scrape_all(asked)
+    def __init__(self, find: Callable[[], Asked], advice: str) -> None:
+        self._find = find
+        self._asked, self._found_at = find(), time.monotonic()
+        self._before, silent = sources.scrape_all(self._asked)
         if not self._before:
             reasons = "; ".join(f"{name}: {why}" for name, why in silent.items())
-            raise NoSidecarError(f"no sidecar answered ({reasons})")
+            raise NoSidecarError(f"no sidecar answered ({reasons}){advice}")
 
     def look(self) -> View:
+        """Scrape, and show what happened since the look before."""
+        if time.monotonic() - self._found_at >= _FIND:
+            with contextlib.suppress(CommandError):  # those known are asked all the same
+                self._asked = self._find()
+            self._found_at = time.monotonic()
         now, silent = sources.scrape_all(self._asked)
         seen = view(self._before, now, silent)
         self._before = now
@@ -70,23 +84,31 @@ class _Looks:
         )
 
 
-def _asked(options: argparse.Namespace) -> dict[str, tuple[Fetch, int]]:
+def _finder(options: argparse.Namespace) -> Callable[[], Asked]:
+    """What says whom to ask: the addresses given, else the pods that there are then."""
     if options.addresses:
-        return sources.addresses(options.addresses)
-    connected = cluster.connect(options.kubeconfig, options.context)
+        return partial(sources.addresses, options.addresses)
+    try:
+        connected = cluster.connect(options.kubeconfig, options.context)
+    except ClusterError as error:
+        raise ClusterError(f"{error}, or name sidecars by their addresses") from error
     namespace = options.namespace or connected.namespace
-    if options.model is None:
-        found = sidecars.serving(connected, namespace, "a model", _ANY_MODEL)
-    else:
-        known = lookup.observe_one(connected, namespace, options.model)
-        selector = next((one.spec.pod_selector for one in known.versions), None)
-        found = sidecars.serving(connected, namespace, options.model, selector)
-    return sources.pods(connected, found, direct=options.direct)
+
+    def find() -> Asked:
+        if options.model is None:
+            found = sidecars.serving(connected, namespace, "a model", _ANY_MODEL)
+        else:
+            known = lookup.observe_one(connected, namespace, options.model)
+            selector = next((one.spec.pod_selector for one in known.versions), None)
+            found = sidecars.serving(connected, namespace, options.model, selector)
+        return sources.pods(connected, found, direct=options.direct)
+
+    return find
 
 
-def _show(screen: Console, looks: _Looks, every: float) -> None:
+def _show(screen: Console, looks: Looks, every: float) -> None:
     with _keys() as pressed, Live(console=screen, screen=True, auto_refresh=False) as live:
-        live.update(picture(View([]), looks.title()), refresh=True)
+        live.update(Fitted(picture(View([]), looks.title())), refresh=True)
         while True:
             until = time.monotonic() + every
             while (left := until - time.monotonic()) > 0:
@@ -94,7 +116,8 @@ def _show(screen: Console, looks: _Looks, every: float) -> None:
                     return
                 live.refresh()  # the terminal may have another size now
             seen = looks.look()
-            live.update(picture(seen, f"{looks.title()}  (q: leave)"), refresh=True)
+            shown = picture(seen, f"{looks.title()}  (q: leave)")
+            live.update(Fitted(shown), refresh=True)
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ def add(word: argparse.ArgumentParser) -> None:
         help="ask the pods' own addresses, not through the API server",
     )
     word.add_argument(
-        "--every", type=_seconds, default=1.0, metavar="SECONDS", help="between looks (default 1)"
+        "--every", type=seconds, default=1.0, metavar="SECONDS", help="between looks (default 1)"
     )
     word.add_argument("--once", action="store_true", help="print one view, then end")
 
@@ -41,7 +41,12 @@ def _run(options: argparse.Namespace) -> int:
     return run(options)
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """Read a number of seconds.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none, or not above 0.
+    """
     try:
         value = float(text)
     except ValueError:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -11,6 +12,8 @@ from tidegate_cli import terminal
 from tidegate_top.scrape import Hardware
 from tidegate_top.view import Row, View
 
+_MANY = 10_000
+"""Requests that are counted by thousands: names need the room."""
 _FULL = 0.9
 """A share of the machine from which on it is marked."""
 
@@ -21,12 +24,29 @@ def picture(shown: View, title: str) -> RenderableType:
     if shown.rows:
         parts.append(_models(shown.rows))
     else:
-        parts.append(Text("No sidecar has said anything yet.", "dim"))
+        parts.append(Text("No request has come yet.", "dim"))
     if shown.hardware:
         parts += [Text(), _machines(shown)]
     for pod, why in shown.silent.items():
         parts += [Text(), terminal.text(f"{pod}: {why}", "yellow")]
     return Group(*parts)
+
+
+class Fitted:
+    """What fits into the terminal, and how much does not."""
+
+    def __init__(self, whole: RenderableType) -> None:
+        self._whole = whole
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = console.render_lines(self._whole, options.reset_height(), pad=False)
+        room = options.size.height
+        left = len(lines) - room + 1 if len(lines) > room else 0
+        for line in lines[: room - 1] if left else lines:
+            yield from line
+            yield Segment.line()
+        if left:
+            yield Text(f"… {left} more lines than the terminal has", "dim", no_wrap=True)
 
 
 def _models(rows: Sequence[Row]) -> Table:
@@ -101,7 +121,8 @@ def _bad(share: float | None) -> Text:
 
 
 def _waiting(count: int) -> Text:
-    return Text(f"{count:,}", "" if count else "dim")
+    shown = str(count) if count < _MANY else f"{count / 1000:.0f}k"
+    return Text(shown, "" if count else "dim")
 
 
 def _used(share: float | None) -> Text:

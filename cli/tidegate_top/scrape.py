@@ -22,8 +22,9 @@ _PLAIN: Final = {
 class Counts:
     """What a sidecar has counted of one model since it started, and what it has just now.
 
-    ``outcomes``: requests. ``buckets``: by upper bound in seconds, answers within it. ``queue``:
-    requests that wait, by priority. ``in_flight``: those that Triton has.
+    ``outcomes``: requests. ``buckets``: by upper bound in seconds, answers within it. Both are of
+    clients' requests, not of their mirrored copies. ``queue``: requests that wait, by priority.
+    ``in_flight``: those that Triton has.
     """
 
     outcomes: dict[str, float] = field(default_factory=dict)
@@ -73,7 +74,8 @@ def read(at: float, sidecar: str, triton: str | None) -> Scrape:
     """
     by_model: dict[str, list[Sample]] = {}
     for name, labels, value in _samples(sidecar):
-        if name in _PLAIN:
+        copy = labels.get("arm") == names.ARM_SHADOW and ("outcome" in labels or "le" in labels)
+        if name in _PLAIN and not copy:
             by_model.setdefault(labels["model"], []).append((name, labels, value))
     models = {model: _counts(samples) for model, samples in sorted(by_model.items())}
     return Scrape(at, models, None if triton is None else _hardware(triton))

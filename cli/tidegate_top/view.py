@@ -47,7 +47,9 @@ class View:
 def view(
     before: Mapping[str, Scrape], now: Mapping[str, Scrape], silent: Mapping[str, str]
 ) -> View:
-    """What happened in each pod that was scraped twice, and in all together where several were."""
+    """What happened in each pod that was scraped twice; before that, in all together where several
+    were.
+    """
     changes: dict[str, list[tuple[Counts, float]]] = {}
     rows = []
     for pod in sorted(before.keys() & now.keys()):
@@ -56,13 +58,14 @@ def view(
             changed = change(before[pod].models.get(model, Counts()), counts)
             rows.append(row(pod, model, changed, seconds))
             changes.setdefault(model, []).append((changed, seconds))
+    together = []
     for model, parts in sorted(changes.items()):
         if len(parts) > 1:
             whole = reduce(_sum, (counts for counts, _ in parts))
             mean = sum(seconds for _, seconds in parts) / len(parts)
-            rows.append(row("all", model, whole, mean))
+            together.append(row("all", model, whole, mean))
     hardware = {pod: one.hardware for pod, one in sorted(now.items()) if one.hardware}
-    return View(rows, hardware, dict(sorted(silent.items())))
+    return View(together + rows, hardware, dict(sorted(silent.items())))
 
 
 def change(before: Counts, now: Counts) -> Counts:

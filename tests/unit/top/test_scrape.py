@@ -13,12 +13,14 @@ SIDECAR = """
 tidegate_requests_total{model="m",version="1",arm="stable",priority="1",outcome="ok"} 10
 tidegate_requests_total{model="m",version="2",arm="canary",priority="3",outcome="ok"} 5
 tidegate_requests_total{model="m",version="2",arm="canary",priority="3",outcome="expired"} 1
+tidegate_requests_total{model="m",version="2",arm="shadow",priority="3",outcome="ok"} 100
 # TYPE tidegate_request_duration_seconds histogram
 tidegate_request_duration_seconds_bucket{model="m",version="1",arm="stable",le="0.1"} 8
 tidegate_request_duration_seconds_bucket{model="m",version="1",arm="stable",le="+Inf"} 10
 tidegate_request_duration_seconds_bucket{model="m",version="2",arm="canary",le="0.1"} 1
 tidegate_request_duration_seconds_bucket{model="m",version="2",arm="canary",le="+Inf"} 6
 tidegate_request_duration_seconds_sum{model="m",version="1",arm="stable"} 3
+tidegate_request_duration_seconds_bucket{model="m",version="2",arm="shadow",le="+Inf"} 100
 # TYPE tidegate_batch_size histogram
 tidegate_batch_size_bucket{model="m",version="1",le="1"} 1
 tidegate_batch_size_bucket{model="m",version="1",le="+Inf"} 4

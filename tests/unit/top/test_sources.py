@@ -8,10 +8,11 @@ import pytest
 
 from tidegate_cli.__main__ import main
 from tidegate_cli.cluster import Cluster
-from tidegate_cli.errors import CommandError, NotFoundError
+from tidegate_cli.errors import ClusterError, CommandError, NotFoundError
 from tidegate_cli.sidecars import Pod
 from tidegate_contract.names import PORT_ADMIN
 from tidegate_top import sources
+from tidegate_top.command import Asked, Looks
 
 METRICS = b'tidegate_inflight{model="m",version="1",arm="stable"} 2\n'
 
@@ -71,6 +72,24 @@ def test_pods_are_asked_through_the_api_server() -> None:
 
     _, silent = sources.scrape_all(sources.pods(proxy, pods[:1], direct=True))
     assert silent == {"a": "has no address yet"}
+
+
+def test_pods_that_come_later_are_shown_and_those_known_if_nobody_can_tell(
+    sidecar: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = [sidecar]
+
+    def find() -> Asked:
+        if not known:
+            raise ClusterError("the API server cannot be reached")
+        return sources.addresses(known)
+
+    monkeypatch.setattr("tidegate_top.command._FIND", 0.0)
+    looks = Looks(find, "")
+    known.append("127.9.7.2")
+    assert looks.look().silent.keys() == {"127.9.7.2"}
+    known.clear()
+    assert looks.look().silent.keys() == {"127.9.7.2"}
 
 
 def test_one_view_for_scripts(sidecar: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tidegate_top.picture import picture
+from tidegate_top.picture import Fitted, picture
 from tidegate_top.scrape import Counts, Gpu, Hardware, Scrape
 from tidegate_top.view import View, change, quantile, row, view
 
@@ -82,7 +82,7 @@ def test_several_pods_are_shown_together_too() -> None:
     now = {pod: Scrape(2, {"m": NOW}) for pod in "ab"}
 
     found = view(before, now, {"c": "refused"})
-    a, b, both = found.rows
+    both, a, b = found.rows
 
     assert (a.pod, b.pod, both.pod) == ("a", "b", "all")
     assert both.throughput == a.throughput + b.throughput
@@ -135,5 +135,26 @@ def test_pods_of_one_deployment_are_told_apart_and_figures_whole_in_80_columns()
         assert line.split()[2:] == ["90", "200", "ms", "0.0%", "5%", "5%", "4.0", "3", "2"]
 
 
+def test_what_does_not_fit_into_the_terminal_is_counted() -> None:
+    pods = [f"pod-{i}" for i in range(30)]
+    before = {pod: Scrape(0, {"m": BEFORE}) for pod in pods}
+    seen = view(before, {pod: Scrape(2, {"m": NOW}) for pod in pods}, {})
+    screen = Console(file=io.StringIO(), width=100, height=12)
+    screen.print(Fitted(picture(seen, "now")))
+    assert isinstance(screen.file, io.StringIO)
+    lines = screen.file.getvalue().splitlines()
+
+    assert len(lines) == 12
+    assert lines[3].startswith("all ")  # what matters most is not what is left out
+    assert lines[-1] == "… 23 more lines than the terminal has"
+
+
+def test_what_fits_is_shown_whole() -> None:
+    screen = Console(file=io.StringIO(), width=100, height=3)
+    screen.print(Fitted(picture(View([]), "now")))
+    assert isinstance(screen.file, io.StringIO)
+    assert screen.file.getvalue().splitlines() == ["now", "", "No request has come yet."]
+
+
 def test_nothing_yet() -> None:
-    assert "No sidecar has said anything yet." in shown(View([]))
+    assert "No request has come yet." in shown(View([]))
