@@ -11,18 +11,21 @@ import inspect
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Generator, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Hashable, Mapping, Sequence, Sized
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from math import inf
+from importlib.metadata import entry_points
+from math import inf, isnan
+from operator import index
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar, cast
 
 from tidegate_batcher.adaptive import Adaptive
 from tidegate_batcher.entry import Entry
+from tidegate_batcher.fixed import Fixed
 from tidegate_batcher.guarded import Guarded
 from tidegate_batcher.scheduler import Batch, Full, Late, Scheduler
-from tidegate_batcher.strategy import Strategy
+from tidegate_batcher.strategy import Decision, Strategy, View
 from tidegate_contract.table import BatchSettings
 
 In = TypeVar("In")
@@ -30,6 +33,8 @@ Out = TypeVar("Out")
 
 _log = logging.getLogger(__name__)
 
+_OWN: Final[Mapping[str, type[Strategy]]] = {"Adaptive": Adaptive, "Fixed": Fixed}
+_GROUP: Final = "tidegate.strategies"
 _LANE: Final = 0
 _MOST: Final = 2**31
 
@@ -86,7 +91,11 @@ class Batcher(Generic[In, Out]):
     ``process_batch`` gets the items of one batch and returns one result for each, in their order.
     A result that is an exception fails that item alone; an exception that is raised fails the
     batch. It is called in one of ``slots`` threads; a coroutine function runs on the event loop of
-    the ``async with`` in place of that. A ``strategy`` that fails is logged, and Adaptive decides.
+    the ``async with`` in place of that. ``strategy``: in place of the one that the policy names; if
+    it fails that is logged, and Adaptive decides.
+
+    Raises:
+        ValueError: the policy's strategy is not installed, or there is no room for any batch.
 
     Usage::
 
@@ -110,13 +119,16 @@ class Batcher(Generic[In, Out]):
     ) -> None:
         self._process_batch = process_batch
         self._policy = policy or BatchSettings()
+        most = self._policy.max_batch_size
         if slots < 1:
             raise ValueError(f"slots {slots}: at least one batch must go at a time")
+        if most is not None and most < 1:
+            raise ValueError(f"max_batch_size {most}: a batch has at least one item")
         self._clock = clock
         self._scheduler = Scheduler()
-        chosen = Guarded(strategy, _tell) if strategy else Adaptive()
+        chosen = Guarded(strategy, _tell) if strategy else _installed(self._policy.strategy)
         self._scheduler.configure(self._policy, chosen, {})
-        self._scheduler.open(_LANE, slots=slots, most=self._policy.max_batch_size or _MOST)
+        self._scheduler.open(_LANE, slots=slots, most=most or _MOST)
         self._slots = slots
         self._ready: list[Batch] = []
         self._changed = threading.Condition()
@@ -140,21 +152,23 @@ class Batcher(Generic[In, Out]):
         only items of equal groups share a batch.
 
         Raises:
-            ValueError: the policy has no such priority.
+            ValueError: the policy has no such priority, or the deadline is no number.
             FullError: there is no room.
             ExpiredError: the deadline could not be met.
             ClosedError: the batcher is closed, or was not entered.
         """
         levels = len(self._policy.levels)
-        level = self._policy.default_level if priority is None else priority
+        level = self._policy.default_level if priority is None else index(priority)
         if not 1 <= level <= levels:
-            raise ValueError(f"priority {priority}: the policy has levels 1 to {levels}")
+            raise ValueError(f"priority {level}: the policy has levels 1 to {levels}")
+        until = self._policy.deadline if deadline is None else deadline
+        if until is not None and isnan(until):
+            raise ValueError("the deadline is no number")
         ticket: Ticket[Out] = Ticket()
         with self._changed:
             if self._closing or not self._threads:
                 raise ClosedError("the batcher is closed, or was not entered by `with`")
             now = self._clock()
-            until = self._policy.deadline if deadline is None else deadline
             by = inf if until is None else now + until
             entry = Entry(item, ticket, level, group, now, by)
             self._statistics.submitted += 1
@@ -177,6 +191,8 @@ class Batcher(Generic[In, Out]):
         """Process what waits, then end; what is submitted from here on is refused."""
         with self._changed:
             self._closing = True
+            self._scheduler.configure(self._policy, _AtOnce(), {})
+            self._scheduler.lanes[_LANE].hold_until = -inf
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
@@ -275,18 +291,19 @@ class Batcher(Generic[In, Out]):
         values = [cast("_Entry[In, Out]", one).value for one in batch.members]
         try:
             found = self._process_batch(values)
-            if inspect.isawaitable(found):
-                assert self._loop
-                future = asyncio.run_coroutine_threadsafe(_awaited(found), self._loop)
-                results = cast("Sequence[Out | BaseException]", future.result())
-            else:
-                results = found
-            if len(results) != len(values):
-                mistake = f"process_batch gave {len(results)} results for {len(values)} items"
-                return [ValueError(mistake)] * len(values)
+            results = self._awaited(found) if inspect.isawaitable(found) else found
+            _check(results, len(values))
         except BaseException as error:  # noqa: BLE001 - whoever waits is told
             return [error] * len(values)
-        return results
+        return cast("Sequence[Out | BaseException]", results)
+
+    def _awaited(self, found: Awaitable[Any]) -> Any:
+        """What comes of an awaitable, on the event loop of the ``async with``."""
+        if self._loop is None:
+            if inspect.iscoroutine(found):
+                found.close()
+            raise TypeError("process_batch returned an awaitable: use `async with`")
+        return asyncio.run_coroutine_threadsafe(_await(found), self._loop).result()
 
     def _count(self, batch: Batch, results: Sequence[Out | BaseException]) -> None:
         failed = sum(isinstance(one, BaseException) for one in results)
@@ -296,18 +313,58 @@ class Batcher(Generic[In, Out]):
         self._scheduler.finished(batch, self._clock(), ok=failed < len(results))
 
 
+def _installed(name: str) -> Strategy:
+    """The strategy that a policy names: our own, or that of an entry point.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name in _OWN:
+        return _OWN[name]()
+    for one in entry_points(group=_GROUP, name=name):
+        return Guarded(one.load()(), _tell)
+    raise ValueError(f"strategy {name} is not installed")
+
+
 def _tell(why: str) -> None:
     _log.error("the strategy failed: %s; Adaptive decides", why)
 
 
-async def _awaited(found: Awaitable[Any]) -> Any:
+class _AtOnce:
+    """Waits for nobody: nobody comes any more."""
+
+    def decide(self, view: View) -> Decision:
+        return Decision(view.most, "closing")
+
+
+async def _await(found: Awaitable[Any]) -> Any:
     return await found
+
+
+def _check(results: object, items: int) -> None:
+    """Refuse what cannot be given out.
+
+    Raises:
+        TypeError: it has no order, or is a text.
+        ValueError: there are too few or too many.
+    """
+    if not (isinstance(results, Sized) and hasattr(results, "__getitem__")) or isinstance(
+        results, (Mapping, str, bytes)
+    ):
+        what = type(results).__name__
+        raise TypeError(f"process_batch must return a list of one result for each item, not {what}")
+    if len(results) != items:
+        raise ValueError(f"process_batch gave {len(results)} results for {items} items")
 
 
 def _answer(entry: _Entry[In, Out], result: Out | BaseException) -> None:
     if entry.ticket.cancelled():
         return
-    if isinstance(result, BaseException):
+    if isinstance(result, StopIteration):  # which no coroutine could be told, see PEP 479
+        stopped = RuntimeError("process_batch raised StopIteration")
+        stopped.__cause__ = result
+        entry.ticket.set_exception(stopped)
+    elif isinstance(result, BaseException):
         entry.ticket.set_exception(result)
     else:
         entry.ticket.set_result(result)

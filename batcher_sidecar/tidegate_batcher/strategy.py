@@ -69,6 +69,8 @@ class View(NamedTuple):
 class Decision(NamedTuple):
     """``rows`` above 0: send at most so many now. 0: ask again at ``until``, or when more come.
 
+    Where a deadline does not allow to wait so long, what is there goes sooner.
+
     ``at_rows``: ask again only once so many rows wait, if not for another reason.
     """
 

@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from tidegate_batcher.latency import Latency
+from tidegate_batcher.library import Batcher
 from tidegate_batcher.strategy import View
+from tidegate_contract.table import BatchSettings
 from tidegate_sidecar.core.strategies import Chosen
 from tidegate_sidecar.shell.strategies import installed
 
@@ -54,6 +57,23 @@ def view(rows: int, now: float = 0.0, **changed: object) -> View:
 def test_it_is_found_by_the_name_that_a_policy_says(chosen: Chosen) -> None:
     assert chosen.name == "PowersOfTwo"
     assert chosen.note is None
+
+
+@pytest.mark.usefixtures("chosen")
+def test_the_library_finds_it_by_that_name_too() -> None:
+    sizes: list[int] = []
+    opened = threading.Event()
+
+    def answer(items: list[int]) -> list[int]:
+        sizes.append(len(items))
+        assert opened.wait(60)
+        return items
+
+    with Batcher(answer, BatchSettings(strategy="PowersOfTwo", max_batch_size=4)) as batcher:
+        tickets = [batcher.submit(i) for i in range(8)]
+        opened.set()
+        assert [one.result(60) for one in tickets] == list(range(8))
+    assert set(sizes) <= {1, 2, 4}
 
 
 @pytest.mark.parametrize(("rows", "size"), [(1, 1), (2, 2), (3, 2), (7, 4), (31, 16)])

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from math import nan
+from math import inf, nan
 
 import pytest
 
@@ -251,3 +251,76 @@ def test_a_strategy_that_fails_is_told_and_all_are_answered(
 def test_without_a_slot_there_is_no_batcher() -> None:
     with pytest.raises(ValueError, match="slots 0"):
         Batcher(lambda items: items, slots=0)
+
+
+@pytest.mark.parametrize("returned", [None, 3, {1: 1}, "1", {1}, iter([1])], ids=repr)
+def test_what_is_no_list_of_results_is_a_mistake_that_all_are_told(returned: object) -> None:
+    with Batcher(lambda _: returned) as batcher:  # type: ignore[arg-type, return-value]
+        ticket = batcher.submit(1)
+        with pytest.raises(TypeError, match="one result for each item, not "):
+            ticket.result(PATIENCE)
+
+
+def test_an_iterator_that_ends_too_early_hangs_nobody() -> None:
+    def broken(items: list[int]) -> list[int]:
+        return [next(iter([]))]
+
+    async def ask() -> None:
+        async with Batcher(broken) as batcher:
+            await batcher.submit(1)
+
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        asyncio.run(ask())
+
+
+def test_an_awaitable_needs_a_loop() -> None:
+    async def double(items: list[int]) -> list[int]:
+        return items
+
+    with Batcher(lambda items: double(items)) as batcher:  # noqa: PLW0108 - no coroutine function
+        ticket = batcher.submit(1)
+        with pytest.raises(TypeError, match="async with"):
+            ticket.result(PATIENCE)
+
+
+class Never:
+    """A strategy that waits for more than ever comes."""
+
+    def decide(self, view: View) -> Decision:
+        return Decision(0, "never", inf)
+
+
+@pytest.mark.parametrize("strategy", [Never(), None])
+def test_closing_waits_for_nobody(strategy: Never | None) -> None:
+    policy = BatchSettings(strategy="Fixed", max_wait=1e6, deadline=None)
+    with Batcher(lambda items: items, policy, strategy=strategy) as batcher:
+        tickets = [batcher.submit(i) for i in range(3)]
+    assert [one.result(0) for one in tickets] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("priority", [1.5, "1"])
+def test_a_priority_is_a_whole_number(priority: object) -> None:
+    with Batcher(lambda items: items) as batcher, pytest.raises(TypeError):
+        batcher.submit(1, priority=priority)  # type: ignore[arg-type]
+
+
+def test_a_deadline_is_a_number() -> None:
+    with Batcher(lambda items: items) as batcher, pytest.raises(ValueError, match="no number"):
+        batcher.submit(1, deadline=nan)
+
+
+def test_a_batch_of_nothing_is_no_batch() -> None:
+    with pytest.raises(ValueError, match="max_batch_size 0"):
+        Batcher(lambda items: items, BatchSettings(max_batch_size=0))
+
+
+def test_a_policy_names_its_strategy() -> None:
+    policy = BatchSettings(strategy="Fixed", max_batch_size=2, max_wait=1e6, deadline=None)
+    with Batcher(lambda items: [len(items)] * len(items), policy) as batcher:
+        tickets = [batcher.submit(i) for i in range(2)]  # Adaptive would not wait for the second
+        assert [one.result(PATIENCE) for one in tickets] == [2, 2]
+
+
+def test_a_strategy_that_is_not_installed_is_refused() -> None:
+    with pytest.raises(ValueError, match="strategy Nowhere is not installed"):
+        Batcher(lambda items: items, BatchSettings(strategy="Nowhere"))
