@@ -21,6 +21,7 @@ _CODES: Final = """exit codes:
   4  the API server cannot be reached, or refuses
   5  not within --timeout
   6  no sidecar answered
+  130  Ctrl-C; loadgen and tune tell what they have until then
 """
 
 
@@ -73,7 +74,11 @@ def _looking(words: _Words) -> None:
         "--until-finished", action="store_true", help="stop when it is; 0 where it ended well"
     )
     watch.add_argument(
-        "--every", type=_seconds, default=1.0, metavar="SECONDS", help="between looks (default 1)"
+        "--every",
+        type=top.seconds,
+        default=1.0,
+        metavar="SECONDS",
+        help="between looks (default 1)",
     )
     _everywhere(watch)
 
@@ -163,7 +168,7 @@ def _writing(words: _Words) -> None:
     )
     diff.add_argument("name", metavar="ROLLOUT", help="one with mirrorPercent")
     diff.add_argument(
-        "--limit", type=_count, default=10, metavar="N", help="the newest N pairs (default 10)"
+        "--limit", type=load.count, default=10, metavar="N", help="the newest N pairs (default 10)"
     )
     _direct(diff)
     _output(diff, _TABLE)
@@ -245,22 +250,8 @@ def _direct(word: argparse.ArgumentParser) -> None:
     )
 
 
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError("must be a number of seconds above 0")
-    return value
-
-
 def _seconds_or_none(text: str) -> float:
-    return 0.0 if float(text) == 0 else _seconds(text)
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
+    return 0.0 if text in {"0", "0.0"} else top.seconds(text)
 
 
 def _text(text: str) -> str:

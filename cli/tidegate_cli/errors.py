@@ -3,6 +3,12 @@
 from typing import ClassVar
 
 
+def reason(error: Exception) -> str:
+    """What went wrong on the network, without the object that it happened to."""
+    whole = str(error).rpartition("): ")[2]
+    return whole.rpartition("connection: ")[2]
+
+
 class CommandError(Exception):
     """The command was understood and has no good end."""
 

@@ -8,7 +8,7 @@ import msgspec
 import urllib3
 
 from tidegate_cli.cluster import POD, Cluster, Raw
-from tidegate_cli.errors import CommandError, NoSidecarError
+from tidegate_cli.errors import CommandError, NoSidecarError, reason
 from tidegate_contract.names import LABEL_MODEL, PORT_ADMIN
 
 _AT_ONCE: Final = 8
@@ -92,7 +92,7 @@ def get(pool: urllib3.PoolManager, url: str, headers: Mapping[str, str]) -> byte
     try:
         response = pool.request("GET", url, headers=dict(headers))
     except urllib3.exceptions.HTTPError as error:
-        raise NoSidecarError(str(error)) from error
+        raise NoSidecarError(f"{reason(error)} ({url})") from error
     if response.status != 200:  # noqa: PLR2004 - HTTP's success
         words = " ".join(response.data.decode(errors="replace").split())[:200]
         raise NoSidecarError(f"answered {response.status}: {words}")

@@ -87,7 +87,7 @@ def figure(value: float | None) -> str:
     """A number with three digits; thousands in groups."""
     if value is None:
         return "-"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"  # noqa: PLR2004
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"  # noqa: PLR2004
 
 
 def milliseconds(seconds: float | None) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,8 @@ from tidegate_load.users import User
 from tidegate_load.wire import Script
 
 _INTERRUPTED: Final = 130
+_MOST: Final = 50_000_000
+"""Requests of a run: all of them are written down before the first goes, 80 bytes each."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -52,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         pattern=pattern(options),
         seed=options.seed,
     )
-    terminal.console().print(report.table(summary))
+    report.show(terminal.console(), summary)
     if options.json:
         text = msgspec.json.format(msgspec.json.encode(summary))
         write(options.json, text + b"\n")
@@ -81,7 +84,7 @@ def scheduled(
     """
     if options.trace:
         try:
-            with options.trace.open(encoding="utf-8", newline="") as file:
+            with options.trace.open(encoding="utf-8-sig", newline="") as file:
                 return replayed(file, everybody)
         except (OSError, UnicodeDecodeError) as error:
             raise CommandError(f"the trace cannot be read: {error}") from error
@@ -92,6 +95,12 @@ def scheduled(
             raise CommandError(f"the burst begins at {begin:g} s, when the run is over")
         length = options.burst_seconds or seconds / 5
         burst = Burst(begin, length, options.factor, flood=options.pattern == "flood")
+    many = options.rate * (seconds + (burst.seconds * burst.factor if burst else 0.0))
+    if many > _MOST:
+        raise CommandError(
+            f"that would be {many:,.0f} requests, and a run has {_MOST:,} at most: lower --rate or "
+            "--seconds"
+        )
     draw = np.random.default_rng(options.seed)
     return drawn(everybody, options.rate, seconds, burst, draw), everybody
 
@@ -143,6 +152,8 @@ def writable(path: Path | None) -> None:
         raise CommandError(f"{path} cannot be written: there is no folder {path.parent}")
     if path.is_dir():
         raise CommandError(f"{path} cannot be written: it is a folder")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise CommandError(f"{path} cannot be written: permission denied")
 
 
 def write(path: Path, content: bytes) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import urllib3
 
-from tidegate_cli.errors import CommandError
+from tidegate_cli.errors import CommandError, reason
 
 _TIMEOUT: Final = urllib3.Timeout(total=10.0)
 _WORD: Final = 8
@@ -105,7 +105,10 @@ def _get(pool: urllib3.PoolManager, address: str, path: str) -> bytes:
     try:
         answer = pool.request("GET", f"http://{address}{path}")
     except urllib3.exceptions.HTTPError as error:
-        raise CommandError(f"{address} cannot be reached: {error}") from error
+        raise CommandError(
+            f"{address} cannot be reached: {reason(error)}. --url says where the sidecar, or "
+            "Triton, listens"
+        ) from error
     if answer.status != 200:  # noqa: PLR2004 - HTTP's success
         words = " ".join(answer.data.decode(errors="replace").split())[:200]
         raise CommandError(f"{address}{path} answered {answer.status}: {words}")

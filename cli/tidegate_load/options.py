@@ -6,6 +6,7 @@ from typing import Final
 
 from tidegate_cli.errors import CommandError
 
+_PORTS: Final = range(1, 65_536)
 PATTERNS: Final = ("normal", "spike", "flood")
 EXAMPLES: Final = (
     "loadgen digits --rate 500 --seconds 30",
@@ -46,8 +47,8 @@ def _when(group: "argparse._ArgumentGroup") -> None:
         "--pattern",
         choices=PATTERNS,
         default="normal",
-        help="Poisson arrivals; spike: with a burst of all users; flood: with one of the user of "
-        "the highest priority",
+        help="normal (default): Poisson arrivals; spike: with a burst of all users; flood: with "
+        "one of the user of the highest priority",
     )
     group.add_argument(
         "--rate", type=_above_0, default=100.0, metavar="N", help="requests a second (default 100)"
@@ -60,16 +61,20 @@ def _when(group: "argparse._ArgumentGroup") -> None:
         type=_factor,
         default=5.0,
         metavar="X",
-        help="of a burst (default 5)",
+        help="times as many requests in a burst (default 5)",
     )
     group.add_argument(
-        "--burst-begin", type=_from_0, metavar="S", help="default: at 2/5 of the time"
+        "--burst-begin", type=_from_0, metavar="S", help="default: after 2/5 of --seconds"
     )
-    group.add_argument("--burst-seconds", type=_above_0, metavar="S", help="default: 1/5 of it")
+    group.add_argument(
+        "--burst-seconds", type=_above_0, metavar="S", help="default: 1/5 of --seconds"
+    )
     group.add_argument(
         "--trace", type=Path, metavar="FILE", help="replay this CSV (at,level,rows) instead"
     )
-    group.add_argument("--seed", type=_seed, default=0, help="of all that is drawn (default 0)")
+    group.add_argument(
+        "--seed", type=_seed, default=0, metavar="N", help="of all that is drawn (default 0)"
+    )
     group.add_argument(
         "--drain",
         type=_from_0,
@@ -98,7 +103,10 @@ def _who(group: "argparse._ArgumentGroup") -> None:
 def _what(group: "argparse._ArgumentGroup") -> None:
     group.add_argument("--version", type=count, metavar="N", help="ask this version only")
     group.add_argument(
-        "--data", choices=("zeros", "random"), default="zeros", help="values of the inputs"
+        "--data",
+        choices=("zeros", "random"),
+        default="zeros",
+        help="values of the inputs (default zeros)",
     )
     group.add_argument(
         "--shape",
@@ -130,7 +138,7 @@ def address(text: str) -> str:
     """
     bare = text.removeprefix("http://").rstrip("/")
     host, _, port = bare.rpartition(":")
-    if not host or not port.isdecimal() or "/" in host:
+    if not host or not port.isdecimal() or int(port) not in _PORTS or "/" in host:
         raise argparse.ArgumentTypeError("must be HOST:PORT; only plain HTTP is spoken")
     return bare
 

@@ -8,16 +8,21 @@ from typing import Final
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from rich.console import Console
 
 from tidegate_load import report
+from tidegate_load.schedule import Times
 from tidegate_load.sender import Record
 from tidegate_load.summary import Outcomes, Summary, outcomes
 from tidegate_load.users import User
 
 _POINTS: Final = 120
 """Along the time, at most."""
+_FEWER: Final = 30
+"""Along the time where each is a quantile, which a handful of answers does not have."""
 _LEAST: Final = 0.1
 """Seconds that a point stands for, at least."""
 _COLOURS: Final = {
@@ -30,7 +35,9 @@ _COLOURS: Final = {
 }
 _PAGE: Final = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
-<style>body{{font-family:sans-serif;max-width:62rem;margin:2rem auto;color:#222}}
+<meta name="viewport" content="width=device-width">
+<style>:root{{color-scheme:light;background:#fff}}
+body{{font-family:sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}}
 pre{{font-size:.85rem;overflow-x:auto}}svg{{width:100%;height:auto}}</style>
 <h1>{title}</h1>
 {table}
@@ -43,6 +50,7 @@ def drawn(suffix: str, record: Record, users: Sequence[User], summary: Summary) 
     """A picture (``.png``), or a page that needs nothing else (``.html``), as a file's bytes."""
     figure = _figure(record, users)
     if suffix == ".png":
+        figure.suptitle(f"{summary.model} at {summary.target}: {summary.pattern}")
         return _saved(figure, "png")
     svg = _saved(figure, "svg").decode()
     title = f"Load of {summary.model}"
@@ -56,15 +64,19 @@ def _figure(record: Record, users: Sequence[User]) -> Figure:
     found = outcomes(record, users)
     figure = Figure(figsize=(10, 11), layout="constrained")
     traffic, latency, whole = figure.subplots(3)
-    width = max(record.elapsed / _POINTS, _LEAST)
-    edges = np.arange(0, max(float(found.at.max(initial=0)), width) + width, width)
-    _traffic(traffic, found, edges)
-    _latency(latency, found, users, edges)
+    _traffic(traffic, found, _edges(found, _POINTS))
+    _latency(latency, found, users, _edges(found, _FEWER))
     _distribution(whole, found, users)
     return figure
 
 
-def _traffic(axes: Axes, found: Outcomes, edges: np.ndarray) -> None:
+def _edges(found: Outcomes, most: int) -> Times:
+    """Seconds that divide the run into equal parts, no more than so many."""
+    end = max(float(found.at.max(initial=0)), _LEAST)
+    return np.linspace(0, end, min(max(round(end / _LEAST), 1), most) + 1)
+
+
+def _traffic(axes: Axes, found: Outcomes, edges: Times) -> None:
     parts = {
         "in time": found.in_time,
         "late": found.ok & ~found.in_time,
@@ -74,28 +86,30 @@ def _traffic(axes: Axes, found: Outcomes, edges: np.ndarray) -> None:
         "no answer": ~found.done,
     }
     present = {name: mask for name, mask in parts.items() if mask.any()}
-    width = edges[1] - edges[0]
-    rates = [np.histogram(found.at[mask], edges)[0] / width for mask in present.values()]
+    counts = [np.histogram(found.at[mask], edges)[0] for mask in present.values()]
+    rates = [np.append(one, one[-1]) / (edges[1] - edges[0]) for one in counts]
     colours = [_COLOURS[name] for name in present]
     if present:
-        axes.stackplot(edges[:-1], rates, labels=list(present), colors=colours, step="post")
-    axes.set(title="Requests by when they were due", ylabel="a second", xlabel="seconds")
+        axes.stackplot(edges, rates, labels=list(present), colors=colours, step="post")
+    axes.set(title="Requests by when they were due", ylabel="requests a second", xlabel="seconds")
+    axes.yaxis.set_major_formatter("{x:,g}")
     _legend(axes)
 
 
-def _latency(axes: Axes, found: Outcomes, users: Sequence[User], edges: np.ndarray) -> None:
+def _latency(axes: Axes, found: Outcomes, users: Sequence[User], edges: Times) -> None:
     for i, one in enumerate(users):
         mask = found.ok & (found.users == i)
         if not mask.any():
             continue
-        places = np.digitize(found.at[mask], edges) - 1
+        places = np.minimum(np.digitize(found.at[mask], edges), edges.size - 1) - 1
         order = np.argsort(places, kind="stable")
         present, first = np.unique(places[order], return_index=True)
         groups = np.split(found.latency[mask][order], first[1:])
-        p95 = np.full(edges.size, np.nan)  # a gap where nothing was answered
+        p95 = np.full(edges.size - 1, np.nan)  # a gap where nothing was answered
         p95[present] = [np.quantile(group, 0.95) * 1e3 for group in groups]
-        axes.plot(edges, p95, label=one.name, marker=".")
+        axes.plot((edges[:-1] + edges[1:]) / 2, p95, label=one.name, marker=".")
     axes.set(title="Latency of answers 2xx, P95", ylabel="ms", xlabel="seconds", yscale="log")
+    _plain(axes.yaxis)
     _legend(axes)
 
 
@@ -106,12 +120,25 @@ def _distribution(axes: Axes, found: Outcomes, users: Sequence[User]) -> None:
             beyond = np.geomspace(1, 1 / latency.size, _POINTS)
             axes.plot(np.quantile(latency, 1 - beyond) * 1e3, beyond, label=one.name)
     axes.set(title="Share of answers 2xx that took longer", xlabel="ms", xscale="log", yscale="log")
+    axes.yaxis.set_major_formatter(lambda share, _: f"{share * 100:g}%")
+    axes.grid(visible=True, alpha=0.3)
+    _plain(axes.xaxis)
     _legend(axes)
+
+
+def _plain(axis: Axis) -> None:
+    """A logarithmic axis with 1, 2, 5, 10 in place of powers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:,g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _legend(axes: Axes) -> None:
     if axes.has_data():
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize="small")
+    else:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "There were none.", ha="center", transform=axes.transAxes)
 
 
 def _saved(figure: Figure, form: str) -> bytes:

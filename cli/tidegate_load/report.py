@@ -18,6 +18,10 @@ _COLUMNS: Final = (
 )
 
 
+_WIDEST: Final = 1000
+"""Columns that no table needs."""
+
+
 class Progress:
     """A line for each second: in place on a terminal, else one under the other."""
 
@@ -62,8 +66,27 @@ class Progress:
         )
 
 
+def show(console: Console, summary: Summary) -> None:
+    """Print the summary. A terminal that is too narrow for the table breaks its lines: cut, figures
+    were lost.
+    """
+    own, wide = console.width, console.options.update_width(_WIDEST)
+    for part in _parts(summary):
+        needed = console.measure(part, options=wide).maximum if isinstance(part, Table) else 0
+        console.width = max(own, needed)
+        console.print(part)
+
+
 def table(summary: Summary) -> RenderableType:
     """The summary as tables and sentences."""
+    return Group(*_parts(summary))
+
+
+def _parts(summary: Summary) -> tuple[Text | Table, ...]:
+    return (*_headlines(summary), Text(), _figures(summary), Text(), *_sentences(summary))
+
+
+def _figures(summary: Summary) -> Table:
     shown = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     shown.add_column("USER", no_wrap=True)
     for name in _COLUMNS:
@@ -71,7 +94,7 @@ def table(summary: Summary) -> RenderableType:
     for one in summary.users:
         shown.add_row(one.name, str(one.priority), *_cells(one.figures))
     shown.add_row("all", "", *_cells(summary.total), style="bold")
-    return Group(*_headlines(summary), Text(), shown, Text(), *_sentences(summary))
+    return shown
 
 
 def _headlines(summary: Summary) -> tuple[Text, Text]:
@@ -102,13 +125,14 @@ def _sentences(summary: Summary) -> list[Text]:
         said.append(Text(f"Fairness (Jain) of answers in time: {summary.fairness:.3f}"))
     error = summary.arrival_error
     if error is not None:
-        late = f"p50 {error.p50:.3f}, p99 {error.p99:.3f}, at most {error.max:.1f}"
+        late = f"p50 {_ms(error.p50)}, p99 {_ms(error.p99)}, at most {_ms(error.max)}"
         said.append(Text(f"Late by (ms): {late}"))
     others = {status: n for status, n in summary.statuses.items() if not status.startswith("2")}
     if others:
         said.append(Text("Statuses: " + ", ".join(f"{n:,} x {one}" for one, n in others.items())))
     if total.unanswered or total.unsent:
-        words = f"At the end {total.unanswered:,} had no answer, {total.unsent:,} were not sent"
+        left = f"At the end {total.unanswered:,} had no answer"
+        words = f"{left}, {total.unsent:,} were not sent for want of a connection"
         said.append(Text(words, "yellow"))
     if error is not None and error.p99 > LATE * 1e3:
         said.append(Text(_doubt(summary, error), "bold yellow"))
@@ -116,7 +140,7 @@ def _sentences(summary: Summary) -> list[Text]:
 
 
 def _doubt(summary: Summary, error: Quantiles) -> str:
-    late = f"1% of the requests went more than {error.p99:.1f} ms late"
+    late = f"1% of the requests went more than {_ms(error.p99)} ms late"
     if summary.delayed * 100 > summary.total.sent:
         return (
             f"{late}: {summary.delayed:,} found no connection free. Latencies count that wait; "

@@ -45,6 +45,8 @@ def chosen(file: Path | None, changes: Iterable[str]) -> tuple[User, ...]:
     users = {one.name: one for one in (DEFAULT if file is None else read(file))}
     for change in changes:
         name, _, fields = change.partition(":")
+        if not name:
+            raise CommandError(f"--user {change}: a name comes first, as in vip:share=9")
         given = dict(_field(change, one) for one in fields.split(",") if one)
         before = msgspec.to_builtins(users[name]) if name in users else {"name": name}
         users[name] = _user({**before, **given}, f"--user {change}")

@@ -26,6 +26,7 @@ import yaml
 from tidegate_contract import names, table
 from tidegate_contract.table import Arm, LoadedVersion, Owner, RoutingTable, Share
 from tidegate_tools import binaries
+from tidegate_tools.addresses import Subnet
 from tidegate_tools.api import MERGE_PATCH, Api
 from tidegate_tools.controlplane import ControlPlane
 
@@ -667,8 +668,11 @@ def test_discover_asks_through_the_api_server(world: World, address: str) -> Non
 
 
 def test_loopback_pods_are_reached_directly_and_silent_ones_named(world: World) -> None:
-    with sidecar(world, "triton-0", "127.9.4.1", {"/routing": routing([3])}):
-        silent = Sidecar(world, "triton-1", "127.9.4.2", {}, [])
+    with (
+        Subnet.claimed() as subnet,
+        sidecar(world, "triton-0", subnet.ip(1), {"/routing": routing([3])}),
+    ):
+        silent = Sidecar(world, "triton-1", subnet.ip(2), {}, [])
         silent.create()
         found, refused = world.run("discover", MODEL, "--direct"), world.run("discover", MODEL)
         silent.delete()

@@ -45,6 +45,8 @@ def test_every_command_is_documented() -> None:
         "promote",
         "promote digits-2 --timeout -1",
         "promote digits-2 --timeout nan",
+        "promote digits-2 --timeout soon",
+        "diff digits-2 --limit x",
         "watch --every 0",
         "diff digits-2 --limit 0",
         "status --until-finished",
@@ -55,8 +57,10 @@ def test_what_makes_no_sense_is_refused(line: str, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit) as ended:
         parser().parse_args(line.split())
 
+    said = capsys.readouterr().err
     assert ended.value.code == 2
-    assert "usage: kubectl tidegate" in capsys.readouterr().err
+    assert "usage: kubectl tidegate" in said
+    assert "invalid _" not in said  # the name of a function helps nobody
 
 
 def test_not_waiting_can_be_asked_for() -> None:

@@ -27,7 +27,14 @@ def test_shares(value: float | None, shown: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(None, "-"), (0.0, "0"), (3.2149, "3.21"), (0.00012, "0.00012"), (12345.6, "12,346")],
+    [
+        (None, "-"),
+        (0.0, "0"),
+        (3.2149, "3.21"),
+        (1.2e-4, "0.00012"),
+        (999.7, "1,000"),
+        (12345.6, "12,346"),
+    ],
 )
 def test_figures(value: float | None, shown: str) -> None:
     assert terminal.figure(value) == shown

@@ -21,6 +21,7 @@ from tidegate_tools.addresses import free_port
         "",
         "m --url 127.0.0.1",
         "m --url https://h:1",
+        "m --url h:65536",
         "m --rate 0",
         "m --rate inf",
         "m --seconds -1",
@@ -98,6 +99,9 @@ def test_a_server_without_the_model(
     ("line", "says"),
     [
         ("--user vip:share", "no FIELD=VALUE"),
+        ("--user :share=1", "a name comes first"),
+        ("--rate 1e12", "lower --rate"),
+        ("--rate 1e6 --seconds 20 --pattern flood --factor 100", "lower --rate"),
         ("--trace /nowhere.csv", "the trace cannot be read"),
         ("--body /nowhere.json", "/nowhere.json cannot be read"),
         ("--pattern spike --burst-begin 10", "when the run is over"),
@@ -120,6 +124,16 @@ def test_a_file_that_cannot_be_written_is_said_before_the_run(
 
     assert main(["loadgen", "m", "--url", url, "--json", str(tmp_path / "no" / "run.json")]) == 1
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_file_that_may_not_be_written_is_said_before_the_run(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "run.json"
+    monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)  # root may write anywhere
+
+    assert main(["loadgen", "m", "--json", str(file)]) == 1
+    assert "permission denied" in capsys.readouterr().err
 
 
 def test_what_must_be_installed_is_said(

@@ -127,9 +127,9 @@ def test_fairness_of_known_allocations() -> None:
     assert jain([0, 0]) is jain([]) is None
 
 
-def shown(found: Summary) -> str:
-    screen = Console(file=io.StringIO(), width=100, highlight=False)
-    screen.print(report.table(found))
+def shown(found: Summary, width: int = 100) -> str:
+    screen = Console(file=io.StringIO(), width=width, highlight=False)
+    report.show(screen, found)
     assert isinstance(screen.file, io.StringIO)
     return screen.file.getvalue()
 
@@ -144,6 +144,14 @@ def test_the_table_fits_a_terminal_and_says_all() -> None:
     assert rows["all"][1] == "9"
     assert "1 x lost" in text
     assert "1 had no answer, 1 were not sent" in text
+
+
+def test_a_narrow_terminal_loses_no_figure() -> None:
+    def figures(width: int) -> list[list[str]]:
+        return [line.split() for line in shown(summary(), width).splitlines() if "%" in line]
+
+    assert figures(30) == figures(100)
+    assert figures(30)
 
 
 def test_a_run_that_was_late_is_doubted() -> None:
