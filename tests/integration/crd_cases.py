@@ -361,6 +361,29 @@ LEVEL_NAME = (
 )
 TARGET = "must be a duration from 1ms to 10m, such as 50ms"
 BELOW_TARGET = "must be below targetLatency, which includes the wait"
+BEFORE_DEADLINE = (
+    "must be below deadline.default, as no batch waits for longer than its requests may"
+)
+NOT_WEIGHED = (
+    "has no effect with the strategy Fixed, which goes by maxBatchSize and maxWait alone; "
+    "leave it out, or use Adaptive"
+)
+NO_LEAST = (
+    "has no effect with the strategy Fixed, which waits for a full batch; leave it out and set "
+    "maxBatchSize, or use Adaptive"
+)
+NOTHING_WAITS = (
+    "has no effect where maxWait is 0s, as no batch waits for more rows then; leave it out, or "
+    "let batches wait"
+)
+ONE_LEVEL = (
+    "has no effect with a single level, as nobody waits below anybody; leave it out, or list a "
+    "lower level"
+)
+HIGHEST = (
+    "has no effect at level 1, as no higher level is there to make way for; leave it out, or give "
+    "it to a lower level"
+)
 WITHIN_DEADLINE = "must not be above deadline.default, at which requests are given up"
 BYTES = "must be an amount of memory from 1 byte to 1Pi, such as 2Gi, 512Mi or 1000000"
 QUEUE_OF_LEVEL = "must not have a maxQueue above queue.maxSize, which bounds all levels together"
@@ -737,7 +760,30 @@ WRONG_AT_CREATION: list[Case] = [
     bpol({"maxBatchSize": 0}, "maxBatchSize", "should be greater than or equal to 1"),
     bpol({"maxBatchSize": 65537}, "maxBatchSize", "should be less than or equal to 65536"),
     bpol({"maxWait": "5us"}, "maxWait", MAX_WAIT),
-    bpol({"maxWait": "10001ms", "targetLatency": None}, "maxWait", MAX_WAIT),
+    bpol(
+        {"maxWait": "10001ms", "targetLatency": None, "deadline": {"default": "30s"}},
+        "maxWait",
+        MAX_WAIT,
+    ),
+    bpol({"maxWait": "5s", "targetLatency": None}, "maxWait", BEFORE_DEADLINE),
+    bpol({"strategy": "Fixed", "minBatchSize": None}, "optimize", NOT_WEIGHED),
+    bpol({"strategy": "Fixed", "optimize": None}, "minBatchSize", NO_LEAST),
+    bpol(
+        {"strategy": "Adaptive", "maxWait": "0s", "targetLatency": None},
+        "minBatchSize",
+        NOTHING_WAITS,
+    ),
+    bpol({"priorities": {"default": 1, "levels": [{"level": 1}]}}, "queue.onFull", ONE_LEVEL),
+    bpol(
+        {
+            "priorities": {
+                "default": None,
+                "levels": [{"level": 1, "maxSliceLatency": "2ms"}, {"level": 2}],
+            }
+        },
+        "priorities.levels[0].maxSliceLatency",
+        HIGHEST,
+    ),
     bpol({"maxWait": "5d"}, "maxWait", MAX_WAIT),
     bpol({"maxWait": "50ms"}, "maxWait", BELOW_TARGET),
     bpol({"maxWait": "10s", "targetLatency": "1s"}, "maxWait", BELOW_TARGET),
@@ -883,9 +929,35 @@ EDITS = [
     ("ABTest", {"startTime": None, "endTime": None, "duration": "1s", "minSamples": 10}),
     ("ABTest", {"feedbackDelay": "720h", "onFinish": "Hold", "suspend": None}),
     ("BatchPolicy", {"models": ["other"], "maxBatchSize": None, "strategy": None}),
-    ("BatchPolicy", {"targetLatency": None, "maxWait": "10s", "memoryLimit": None}),
+    (
+        "BatchPolicy",
+        {
+            "targetLatency": None,
+            "maxWait": "10s",
+            "memoryLimit": None,
+            "deadline": {"default": "10001ms"},
+        },
+    ),
+    ("BatchPolicy", {"strategy": "Fixed", "optimize": None, "minBatchSize": None}),
     ("BatchPolicy", {"priorities": None, "deduplication": None, "deadline": None, "queue": None}),
 ]
+
+
+# BatchPolicies of before the rules that they break, and what mends each.
+BEFORE_THE_RULES: dict[str, tuple[Spec, Spec]] = {
+    "late": ({"maxWait": "6s", "deadline": {"default": "5s"}}, {"maxWait": "4s"}),
+    "weighed": ({"strategy": "Fixed", "optimize": "Latency"}, {"optimize": None}),
+    "least": ({"strategy": "Fixed", "minBatchSize": 4}, {"strategy": None}),
+    "hasty": ({"maxWait": "0s", "minBatchSize": 4}, {"minBatchSize": None}),
+    "alone": (
+        {"queue": {"onFull": "DropLowest"}, "priorities": {"levels": [{"level": 1}]}},
+        {"priorities": {"levels": [{"level": 2}]}},
+    ),
+    "sliced": (
+        {"priorities": {"levels": [{"level": 1, "maxSliceLatency": "2ms"}]}},
+        {"priorities": {"levels": [{"level": 1}]}},
+    ),
+}
 
 
 # What is at the edge of a rule, on its good side.
@@ -916,6 +988,12 @@ GOOD = [
     bpol({"minBatchSize": 32}),
     bpol({"minBatchSize": 65536, "maxBatchSize": None}),
     bpol({"maxWait": "49ms"}),
+    bpol({"maxWait": "4999ms", "targetLatency": None}),
+    bpol({"maxWait": "10s", "targetLatency": None, "deadline": {"default": "0s"}}),
+    bpol({"strategy": "Fixed", "optimize": "Throughput", "minBatchSize": 1}),
+    bpol({"strategy": "Adaptive", "maxWait": "0s"}),
+    bpol({"strategy": "Adaptive", "maxWait": "0s", "targetLatency": None, "minBatchSize": 1}),
+    bpol({"priorities": {"default": 1, "levels": [{"level": 2, "maxSliceLatency": "2ms"}]}}),
     bpol({"maxWait": None, "targetLatency": "1ms"}),
     bpol({"targetLatency": "5s"}),
     bpol({"targetLatency": "10m", "deadline": {"default": "0s"}}),

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from crd_cases import (
+    BEFORE_THE_RULES,
     COMPLETE,
     EDITS,
     FILLED_IN,
@@ -157,6 +159,62 @@ def test_wrong_addition_is_refused(cluster: ControlPlane, wrong: Case) -> None:
     with pytest.raises(ApiError) as refusal:
         edit(cluster, wrong.kind, "minimal", wrong.change)
     assert_says(refusal, wrong)
+
+
+def test_policies_of_before_a_rule_stay_and_may_be_edited(cluster: ControlPlane) -> None:
+    api, where = cluster.api, "/apis/before.test/v1alpha1/namespaces/crds/batchpolicies"
+    applied = batch_policies_of("before.test")
+    spec = applied["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    level = spec["properties"]["priorities"]["properties"]["levels"]["items"]
+    rules = [one.pop("x-kubernetes-validations") for one in (spec, level)]
+    define(cluster, applied)
+    for name, (given, _) in BEFORE_THE_RULES.items():
+        made = manifest("BatchPolicy", name, {"models": ["digits"], **given})
+        api.request("POST", where, made | {"apiVersion": "before.test/v1alpha1"})
+    for one, its_rules in zip((spec, level), rules, strict=True):
+        one["x-kubernetes-validations"] = its_rules
+    define(cluster, applied)
+    for name, (given, mended) in BEFORE_THE_RULES.items():
+        again = manifest("BatchPolicy", "again", {"models": ["digits"], **given})
+        until_refused(cluster, where, again | {"apiVersion": "before.test/v1alpha1"})
+        for change in (
+            {"metadata": {"labels": {"a": "b"}}},
+            {"spec": {"maxBatchSize": 16}},
+            {"spec": mended},
+        ):
+            api.request("PATCH", f"{where}/{name}", change, content_type=MERGE_PATCH)
+        with pytest.raises(ApiError, match="422"):
+            api.request("PATCH", f"{where}/{name}", {"spec": given}, content_type=MERGE_PATCH)
+    cluster.kubectl("delete", "crd", applied["metadata"]["name"], "--wait=false")
+
+
+def batch_policies_of(group: str) -> dict[str, Any]:
+    """The CRD in another group, by no other names: whatever is done to it disturbs nobody."""
+    crd: dict[str, Any] = yaml.safe_load((ROOT / "crds" / "batchpolicy.yaml").read_text())
+    crd["metadata"]["name"] = f"batchpolicies.{group}"
+    crd["spec"]["group"] = group
+    for names in ("shortNames", "categories"):
+        del crd["spec"]["names"][names]
+    return crd
+
+
+def define(cluster: ControlPlane, crd: dict[str, Any]) -> None:
+    cluster.kubectl("apply", "--server-side", "--filename=-", stdin=json.dumps(crd))
+    name = f"crd/{crd['metadata']['name']}"
+    cluster.kubectl("wait", "--for=condition=Established", name, "--timeout=60s")
+
+
+def until_refused(cluster: ControlPlane, where: str, made: dict[str, Any]) -> None:
+    """Wait until the API server holds new objects to the rules."""
+    ended = time.monotonic() + 60
+    while time.monotonic() < ended:
+        try:
+            cluster.api.request("POST", f"{where}?dryRun=All", made)
+        except ApiError as refusal:
+            assert refusal.status == 422  # noqa: PT017 - it may come at any time
+            return
+        time.sleep(0.05)
+    pytest.fail("the rules were not applied")
 
 
 def test_kubectl_refuses_an_unknown_field_by_itself(cluster: ControlPlane) -> None:
