@@ -386,6 +386,17 @@ class Queue:
                     break
         return earliest
 
+    def half_time(self, group: Group, rows: int) -> float:
+        """When half of the time is over that the first so many rows of a group may wait unsent."""
+        earliest = inf
+        for line in group.ordered if self._odd else ():
+            for item in line.living():
+                if rows <= 0:
+                    return earliest
+                earliest = min(earliest, (item.arrived + item.send_by) / 2)
+                rows -= item.rows - item.sent
+        return earliest
+
     def hopeless(self, group: Group, rows: int, before: float) -> list[Item]:
         """Those of the first so many rows of a group whose deadline is before a time."""
         found: list[Item] = []

@@ -24,12 +24,12 @@ a smaller one, unless smaller ones cannot keep up with what comes: then keeping 
 would break all those behind it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
 from typing import Final, NamedTuple
 
-from tidegate_batcher.adaptive import LEARNT, Adaptive
+from tidegate_batcher.adaptive import LEARNT, NO_TIME, Adaptive
 from tidegate_batcher.aging import Reserve
 from tidegate_batcher.device import Device
 from tidegate_batcher.drain import Drain
@@ -119,6 +119,8 @@ class Scheduler:
         self.lanes: dict[int, Lane] = {}
         self.waiting = 0
         """Items."""
+        self.beside: Collection[Item] = ()
+        """Items that wait elsewhere to be offered later, and take up room here already."""
         self.counts: list[int] = []
         """Items that wait, by level; 0 is none."""
         self.flying: list[int] = []
@@ -203,8 +205,10 @@ class Scheduler:
         """Every batch in flight."""
         return iter(self._flights)
 
-    def offer(self, item: Item, lane: int, now: float) -> list[Item]:
+    def offer(self, item: Item, lane: int, now: float, *, has_room: bool = False) -> list[Item]:
         """Let an item wait in a lane. Returns those who were thrown out to make room.
+
+        ``has_room``: it waited ``beside`` until now.
 
         Raises:
             Late: it would not be answered in time.
@@ -219,17 +223,53 @@ class Scheduler:
             or item.send_by <= now
         ):
             self._foresee(item, place, now)
-        if self.waiting >= self._settings.queue_max_size or counts[level] >= self._most_of[level]:
-            thrown = self._make_room(item, now)
+        if not has_room and (
+            self.beside
+            or self.waiting >= self._settings.queue_max_size
+            or counts[level] >= self._most_of[level]
+        ):
+            thrown = self.make_room(item, now)
         item.lane = lane
         item.sent = 0
         place.queue.push(item, now)
         counts[level] += 1
         self.waiting += 1
         self.came[level] = now
-        if level < place.hold_level or item.answer_by < place.hold_by:
+        if (
+            level < place.hold_level
+            or item.answer_by < place.hold_by
+            or item.send_by < place.hold_until
+        ):
             place.hold_until = -inf
         return thrown
+
+    def make_room(self, item: Item, now: float) -> list[Item]:
+        """Find room for an item that is to wait here, or ``beside``.
+
+        Returns who was thrown out for it, if need be: the newest of the lowest level below its own.
+        Who waited ``beside`` is for the caller to take out there.
+
+        Raises:
+            Full: there is no room for it.
+        """
+        level = item.level
+        beside = [one for one in self.beside if one is not item]
+        alike = self.counts[level] + sum([one.level == level for one in beside])
+        if alike >= self._most_of[level]:
+            raise Full(f"Exceeds maximum queue size of level {level}", self._retry_after(now))
+        if self.waiting + len(beside) < self._settings.queue_max_size:
+            return []
+        if self._settings.on_full == "DropLowest":
+            for lower in range(len(self.counts) - 1, level, -1):
+                lanes = self.lanes.values() if self.counts[lower] else ()
+                newest = [one for lane in lanes if (one := lane.queue.newest(lower))]
+                newest += [one for one in reversed(beside) if one.level == lower]
+                if newest:
+                    thrown = max(newest, key=_arrived)
+                    if thrown.waits:
+                        self._drop(thrown)
+                    return [thrown]
+        raise Full("Exceeds maximum queue size", self._retry_after(now))
 
     def withdraw(self, item: Item) -> bool:
         """Take out an item whose caller has gone; False where it waits no more.
@@ -496,6 +536,8 @@ class Scheduler:
             one.rows >= lane.limit or one.alone for one in lane.queue.others(group)
         ):
             decision = Decision(most, OTHERS_FULL)
+        elif not decision.rows and (latest := _latest(lane, view, group)) < decision.until:
+            decision = Decision(most, NO_TIME) if latest <= now else decision._replace(until=latest)
         _note(group, decision.reason)
         return decision
 
@@ -622,30 +664,10 @@ class Scheduler:
         if now + ahead / lane.slots + own.cost.at_most(rows) > item.answer_by:
             raise Late("the deadline would pass before the answer, by what waits and what it takes")
 
-    def _make_room(self, item: Item, now: float) -> list[Item]:
-        """Throw out the newest of the lowest level, if that is below the item's.
-
-        Raises:
-            Full: there is none, or the item's own level is full.
-        """
-        level = item.level
-        if self.counts[level] >= self._most_of[level]:
-            raise Full(f"Exceeds maximum queue size of level {level}", self._retry_after(now))
-        if self._settings.on_full == "DropLowest":
-            for lower in range(len(self.counts) - 1, level, -1):
-                if not self.counts[lower]:
-                    continue
-                lanes = self.lanes.values()
-                newest = [one for lane in lanes if (one := lane.queue.newest(lower))]
-                if newest:
-                    thrown = max(newest, key=_arrived)
-                    self._drop(thrown)
-                    return [thrown]
-        raise Full("Exceeds maximum queue size", self._retry_after(now))
-
     def _retry_after(self, now: float) -> int:
         """Seconds after which what waits now will have gone, at least 1."""
         rows = sum(lane.queue.rows for lane in self.lanes.values())
+        rows += sum(one.rows for one in self.beside)
         rate = self.drain_rate(now)
         return ceil(min(max(rows / rate, 1.0), LONGEST_RETRY)) if rate else 1
 
@@ -668,6 +690,18 @@ class Scheduler:
 def _note(group: Group, reason: str) -> None:
     group.reason = reason
     group.reasons[reason] = group.reasons.get(reason, 0) + 1
+
+
+def _latest(lane: Lane, view: View, group: Group) -> float:
+    """Until when a batch may wait, whatever a strategy says, to be sent and answered in time.
+
+    Half of the time at most where it is not known what that takes.
+    """
+    if view.cost.batches < LEARNT:
+        answered = (view.oldest + view.answer_by) / 2
+    else:
+        answered = view.answer_by - view.cost.at_most(min(view.rows + 1, view.most))
+    return min(answered, lane.queue.half_time(group, view.most))
 
 
 def _arrived(item: Item) -> float:

@@ -16,6 +16,7 @@ from typing import cast
 
 from tidegate_batcher import scheduler
 from tidegate_batcher.device import Device
+from tidegate_batcher.item import Item
 from tidegate_batcher.scheduler import Scheduler
 from tidegate_batcher.strategy import Strategy
 from tidegate_contract.acknowledgement import Tensor
@@ -153,20 +154,28 @@ class Batcher:
         """Whether requests of a version wait or are in flight."""
         return self.scheduler.in_use(version)
 
-    def offer(self, pending: Pending, now: float) -> list[Pending]:
+    def offer(self, pending: Pending, now: float, *, has_room: bool = False) -> list[Pending]:
         """Let a request wait for the version that it was assigned to.
 
-        Returns those that had to make room for it.
+        ``has_room``: see ``Scheduler.offer``. Returns those that had to make room for it.
 
         Raises:
             Full: there is no room.
             Late: it would not be answered in time.
         """
-        thrown_out = cast("list[Pending]", self.scheduler.offer(pending, pending.version, now))
+        thrown = self.scheduler.offer(pending, pending.version, now, has_room=has_room)
         pending.tally.waiting += 1
-        if thrown_out:
-            _left(thrown_out)
-        return thrown_out
+        return self._thrown_out(thrown) if thrown else []
+
+    def make_room(self, pending: Pending, now: float) -> list[Pending]:
+        """Find room for a request that waits for its turn in its sequence.
+
+        Returns those that had to make room for it.
+
+        Raises:
+            Full: there is no room.
+        """
+        return self._thrown_out(self.scheduler.make_room(pending, now))
 
     def urge(self, carrier: Pending, pending: Pending) -> None:
         """Let what waits for one request wait no longer than another one would."""
@@ -241,6 +250,13 @@ class Batcher:
         yield from cast("Iterator[Pending]", self.scheduler.queued())
         for batch in self._flying:
             yield from (one for one in batch.members if not one.cancelled)
+
+    def _thrown_out(self, thrown: Sequence[Item]) -> list[Pending]:
+        """Count those out who waited here."""
+        beside = self.scheduler.beside
+        found = cast("list[Pending]", thrown)
+        _left([one for one in found if one not in beside])
+        return found
 
     def _take(self, planned: scheduler.Batch) -> Batch:
         members = cast("Sequence[Pending]", planned.members)

@@ -4,11 +4,13 @@ A request that was assigned to a version waits for one of three things: for its 
 sequence; for the answer to an equal request, in whose place a carrier is in the queue; or, itself
 in the queue, for a batch. An answer that was kept is its own at once. Who is too late, or made room
 for others, is given up.
+
+One bound holds for those in the queue and those who wait for their turn together. Who waits for the
+answer to an equal request takes up no room: it leaves with that one, and costs the device nothing.
 """
 
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from math import inf
 
 from tidegate_batcher.scheduler import LONGEST_RETRY, Full, Late
 from tidegate_contract.table import BatchSettings
@@ -48,13 +50,12 @@ class Entry:
         self._sequences = sequences
         self._counters = counters
         self._quotas: Mapping[int, float] = {}
-        self._most: float = inf
         self._out_of_turn: list[tuple[Pending, Refusal]] = []
+        batcher.scheduler.beside = sequences.held
         self._due: list[tuple[Pending, Result]] = []
 
     def configure(self, settings: BatchSettings, quotas: Mapping[int, float]) -> None:
         """Take over a policy. ``quotas``: by version, requests that may wait, where bounded."""
-        self._most = float(settings.queue_max_size)
         self._quotas = quotas
         self._deduplicator.configure(settings.deduplication)
 
@@ -93,23 +94,20 @@ class Entry:
         Raises:
             Refusal: as ``enter``.
         """
-        if pending not in self._sequences.held:
-            try:
-                self._wait(pending, pending, now, admitted=False)
-            except Refusal:
-                self._sequences.over(pending, now)
-                raise
-        elif self.waiting > self._most:
-            self._sequences.leave(pending)
-            pending.drop("rejected", now)
-            status, retry_after = HTTPStatus.TOO_MANY_REQUESTS, self._retry_after(now)
-            raise OfTheQueue(status, "Exceeds maximum queue size", retry_after)
+        if pending in self._sequences.held:
+            self._hold(pending, now)
+            return
+        try:
+            self._wait(pending, pending, now, admitted=False)
+        except Refusal:
+            self._sequences.over(pending, now)
+            raise
 
     def take_turns(self, now: float) -> None:
         """Let those wait with all others whose predecessor in their sequence is answered."""
         for pending in self._sequences.turns():
             try:
-                self._wait(pending, pending, now, admitted=True)
+                self._wait(pending, pending, now, admitted=True, has_room=True)
             except OfTheQueue as refusal:
                 self._sequences.over(pending, now)
                 self._out_of_turn.append((pending, refusal))
@@ -200,32 +198,63 @@ class Entry:
         pending.counted = True
         self._due.append((pending, result))
 
-    def _wait(self, pending: Pending, item: Pending, now: float, admitted: bool) -> None:
+    def _wait(
+        self,
+        pending: Pending,
+        item: Pending,
+        now: float,
+        admitted: bool,
+        has_room: bool = False,
+    ) -> None:
         """Put a request, or the carrier in its place, into the queue. Raises as ``enter``."""
-        quota = None if admitted else self._quotas.get(pending.version)
-        if quota is not None and self._counters.waiting(pending.arm, pending.version) >= quota:
-            pending.end("rejected", now)
-            raise Refusal(
-                HTTPStatus.TOO_MANY_REQUESTS,
-                f"arm {pending.arm} has {quota:g} requests waiting",
-                self._retry_after(now),
-            )
+        if self._quotas and not admitted:
+            self._keep_to_quota(pending, now)
         try:
-            thrown_out = self._batcher.offer(item, now)
+            thrown_out = self._batcher.offer(item, now, has_room=has_room)
         except Full as full:
-            pending.drop("rejected", now)
-            status = HTTPStatus.TOO_MANY_REQUESTS
-            raise OfTheQueue(status, full.message, full.retry_after) from full
+            raise _no_room(pending, full, now) from full
         except Late as too_late:
             pending.drop("expired", now)
             over = min(pending.send_by, pending.answer_by) <= now
             refusal = late("it was over on arrival" if over else too_late.message)
             raise OfTheQueue(refusal.status, refusal.message) from too_late
         if thrown_out:
-            callers = self.callers(thrown_out)
-            for one in callers:
-                one.drop("rejected", now)
-            self.thrown_out += callers
+            self._throw_out(thrown_out, now)
+
+    def _hold(self, pending: Pending, now: float) -> None:
+        """Let a request wait for its turn. Raises as ``enter``."""
+        try:
+            self._keep_to_quota(pending, now)
+            thrown_out = self._batcher.make_room(pending, now)
+        except Full as full:
+            self._sequences.leave(pending)
+            raise _no_room(pending, full, now) from full
+        except Refusal:
+            self._sequences.leave(pending)
+            raise
+        self._throw_out(thrown_out, now)
+
+    def _keep_to_quota(self, pending: Pending, now: float) -> None:
+        """Refuse a request that is one too many of its arm. Raises as ``enter``."""
+        quota = self._quotas.get(pending.version)
+        if quota is None:
+            return
+        waiting = self._counters.waiting(pending.arm, pending.version)
+        if waiting - (pending in self._sequences.held) >= quota:
+            pending.end("rejected", now)
+            raise Refusal(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"arm {pending.arm} has {quota:g} requests waiting",
+                self._retry_after(now),
+            )
+
+    def _throw_out(self, thrown_out: Iterable[Pending], now: float) -> None:
+        """Count those who made room; they are told with those who are given up."""
+        callers = self.callers(thrown_out)
+        for one in callers:
+            self._sequences.leave(one)
+            one.drop("rejected", now)
+        self.thrown_out += callers
 
     def _release(self, carrier: Carrier, now: float) -> list[tuple[Pending, Refusal]]:
         """Give up those of a carrier's callers who are too late; the others wait on."""
@@ -257,3 +286,9 @@ class Entry:
         """Seconds in which what waits now will have gone, as fast as it goes."""
         rate = self._batcher.scheduler.drain_rate(now)
         return min(self.waiting / rate, LONGEST_RETRY) if rate else 1.0
+
+
+def _no_room(pending: Pending, full: Full, now: float) -> OfTheQueue:
+    """Count a request that found the queue full; returns its answer."""
+    pending.drop("rejected", now)
+    return OfTheQueue(HTTPStatus.TOO_MANY_REQUESTS, full.message, full.retry_after)

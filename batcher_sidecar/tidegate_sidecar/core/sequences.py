@@ -78,8 +78,8 @@ def step_of(call: Call) -> Step:
 class Sequences:
     """One model's sequences in one pod. Times are seconds of any one steady clock.
 
-    ``held``: requests that wait for their turn, in the order in which they came. ``going``: those
-    that have it.
+    ``held``: requests that wait for their turn, in the order in which they came, and are counted as
+    waiting. ``going``: those that have it.
     """
 
     def __init__(self, most: int = MOST) -> None:
@@ -119,6 +119,7 @@ class Sequences:
         line = self._line(step, now)
         if line.busy or line in self.held.values():
             self.held[pending] = line
+            pending.tally.waiting += 1
             return False
         self._go(pending, line)
         return True
@@ -128,7 +129,7 @@ class Sequences:
         found = []
         for pending, line in list(self.held.items()):
             if not line.busy:
-                del self.held[pending]
+                self.leave(pending)
                 self._go(pending, line)
                 found.append(pending)
         return found
@@ -143,13 +144,16 @@ class Sequences:
 
     def leave(self, pending: Pending) -> bool:
         """Take a request out that waits for its turn; False where it does not."""
-        return self.held.pop(pending, None) is not None
+        if self.held.pop(pending, None) is None:
+            return False
+        pending.tally.waiting -= 1
+        return True
 
     def late(self, now: float) -> list[Pending]:
         """Take out those that are too late."""
         found = [one for one in self.held if min(one.send_by, one.answer_by) <= now]
         for pending in found:
-            del self.held[pending]
+            self.leave(pending)
         return found
 
     @property
@@ -168,7 +172,7 @@ class Sequences:
         """End a version's sequences, as it has gone; returns those that waited for their turn."""
         found = [one for one in self.held if one.version == version]
         for pending in found:
-            del self.held[pending]
+            self.leave(pending)
         for line in list(self._lines.values()):
             if line.pin and line.pin.version == version:
                 line.pin = None

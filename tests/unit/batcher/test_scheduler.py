@@ -312,6 +312,49 @@ def test_who_is_too_late_is_taken_out_and_the_poll_is_due_then() -> None:
     assert poll_one(made, 6.0).members == [kept]
 
 
+class Waits:
+    """A strategy that never has enough."""
+
+    def decide(self, view: View) -> Decision:
+        return Decision(0, "more may come", view.now + 9.0)
+
+
+@pytest.mark.parametrize("strategy", [Fixed(), Waits()])
+@pytest.mark.parametrize("limits", [{"send_by": 0.2}, {"answer_by": 0.2}])
+def test_nobody_waits_for_company_until_it_is_too_late(
+    strategy: Any, limits: dict[str, Any]
+) -> None:
+    made = scheduler()
+    made.configure(BatchSettings(max_wait=1.0, levels=PLAIN), strategy, {})
+    (hurried,) = offer(made, item(**limits))
+    assert made.poll(0.0) == []
+    assert made.next_wake() == 0.1  # half of its time, as nothing is known of what that takes
+    assert poll_one(made, 0.1).members == [hurried]
+
+
+def test_who_waits_is_sent_with_a_hurried_one_that_comes_later() -> None:
+    made = scheduler(max_wait=1.0)
+    many = offer(made, item(0.0))
+    assert made.poll(0.0) == []
+    many += offer(made, item(0.2, send_by=0.6))
+    assert made.poll(0.2) == []
+    assert made.next_wake() == 0.4
+    assert poll_one(made, 0.4).members == many
+
+
+def test_what_is_known_of_the_cost_says_how_long_may_be_waited() -> None:
+    made = scheduler()
+    now = learn(made, a=0.1, b=0.0)
+    made.configure(BatchSettings(max_wait=9.0, levels=PLAIN), Fixed(), {})
+    offer(made, item(now, answer_by=now + 1.0))
+    assert made.poll(now) == []
+    wake = made.next_wake()
+    assert wake
+    assert now + 0.5 < wake < now + 0.9
+    assert poll_one(made, wake)
+    assert made.expired(wake) == []
+
+
 def test_who_comes_too_late_is_refused() -> None:
     made = scheduler()
     with pytest.raises(Late):

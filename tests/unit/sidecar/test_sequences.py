@@ -235,17 +235,44 @@ def test_those_who_wait_for_their_turn_fill_the_queue(make: Any) -> None:
     assert world.runtime.waiting == 0
 
 
-def test_a_turn_may_find_the_queue_full(make: Any) -> None:
+def test_who_waits_for_its_turn_keeps_its_room(make: Any) -> None:
     world = World(make, queue_max_size=1)
     world.ask(start=True)
     (batch,) = world.sent()
     held = world.ask()
-    make.submit(world.runtime)
+    with pytest.raises(Refusal) as caught:
+        make.submit(world.runtime)
+    assert caught.value.status == 429
     world.answer(batch)
-    world.sent()
-    assert [(one, refusal.status) for one, refusal in world.runtime.given_up(0.0)] == [(held, 429)]
+    assert world.serve() is held
+    assert not world.runtime.given_up(0.0)
+
+
+def test_a_smaller_queue_turns_nobody_away_who_waits_for_its_turn(make: Any) -> None:
+    world = World(make, queue_max_size=9)
+    world.ask(start=True)
+    (batch,) = world.sent()
+    held = [world.ask() for _ in range(3)]
+    world.settings = BatchSettings(strategy="Fixed", max_wait=0.0, queue_max_size=1)
+    world.split()
+    world.answer(batch)
+    assert [world.serve() for _ in held] == held
+    assert not world.runtime.given_up(0.0)
+
+
+def test_a_canary_that_holds_its_part_of_the_queue_answers_for_it(world: World) -> None:
+    world.split(("stable", 1, 0), ("canary", 2, 10_000))
+    world.ask(start=True)
+    (batch,) = world.sent()
+    world.split(("stable", 1, 10_000), ("canary", 2, 0))
+    for _ in range(16):
+        world.ask()
+    with pytest.raises(Refusal, match="arm canary has 16 requests waiting"):
+        world.ask()
+    assert world.runtime.waiting == 16
+    world.answer(batch)
+    world.serve()
     world.ask()
-    assert world.runtime.waiting == 1
 
 
 def test_a_version_waits_for_its_open_sequences(world: World) -> None:
