@@ -1,9 +1,11 @@
 """How one model batches just now, for people: in acknowledgements, and at ``/profile``."""
 
+from collections.abc import Iterable, Mapping
 from math import ceil
 from typing import Any
 
 from tidegate_contract.acknowledgement import BatchLive
+from tidegate_contract.table import Level
 from tidegate_sidecar.core.batcher import Batcher
 from tidegate_sidecar.core.counters import Counters
 from tidegate_sidecar.core.profile import Profile
@@ -21,10 +23,12 @@ class Live:
         self._counters = counters
         self._profile = profile
         self._strategy = strategy
+        self._names: Mapping[int, str] = {}
 
-    def follow(self, strategy: Chosen) -> None:
-        """Tell of another strategy from now on."""
+    def follow(self, strategy: Chosen, levels: Iterable[Level]) -> None:
+        """Tell of another strategy from now on, and of levels by other names."""
         self._strategy = strategy
+        self._names = {one.level: one.name for one in levels}
 
     def batches(self, waiting: int, now: float) -> BatchLive:
         """A summary. ``waiting``: requests."""
@@ -50,7 +54,10 @@ class Live:
             "strategy": self._strategy.name,
             "waiting": waiting,
             "memory": self.pressed,
-            "requests": self._profile.describe(),
+            "requests": [
+                one | {"name": self._names.get(one["level"], "")}
+                for one in self._profile.describe()
+            ],
             "batches": [
                 one._asdict() | {"group": str(one.group)}
                 for one in self._batcher.scheduler.explain(now)

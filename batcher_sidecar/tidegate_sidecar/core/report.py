@@ -15,9 +15,13 @@ _COLOURS: Final = {
 _QUANTILES: Final = ("p50", "p95", "p99")
 _WIDTH: Final = 640
 _BAR: Final = 22
-_LABEL: Final = 150
+_LETTER: Final = 7
+"""Width of a letter in a picture, at most on the average."""
 _PLOT_HEIGHT: Final = 180
+_ROWS: Final = (0, 16, 32, 48, 64)
+"""Along the axis of the picture of costs."""
 _STYLE: Final = """
+:root { color-scheme: light dark }
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem;
   padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: .6rem 0 1.4rem }
@@ -29,24 +33,34 @@ svg text { font: 12px system-ui, sans-serif }
 .key { margin-right: 1rem }
 .wide { overflow-x: auto }
 @media (prefers-color-scheme: dark) { body { background: #181818; color: #ddd }
-  th, td { border-color: #444 } svg text { fill: #ddd } }
+  th, td { border-color: #444 } svg text { fill: #ddd } a { color: #8ab4f8 } }
 """
 
 
-def render(profile: Json) -> str:
-    """Write the answer of ``/profile`` as HTML."""
-    models = "".join(_model(name, one) for name, one in profile["models"].items())
+def render(profile: Json, source: str = "") -> str:
+    """Write the answer of ``/profile`` as HTML. ``source``: whose it is, and of when."""
+    models = profile["models"]
+    parts = [f"<p>{escape(source)}</p>" if source else ""]
+    if len(models) > 1:
+        links = " · ".join(f'<a href="#{escape(one)}">{escape(one)}</a>' for one in models)
+        parts.append(f"<p>{links}</p>")
+    parts += [_model(name, one) for name, one in models.items()]
+    if not models:
+        parts.append("<p>No model is served here.</p>")
+    body = "".join(parts)
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>Where the time goes</title>'
         '<meta name="viewport" content="width=device-width">'
-        f"<style>{_STYLE}</style><h1>Where the time goes</h1>{models}</html>\n"
+        f"<style>{_STYLE}</style><h1>Where the time goes</h1>{body}</html>\n"
     )
 
 
 def _model(name: str, profile: Json) -> str:
     strategy, waiting = escape(str(profile["strategy"])), profile["waiting"]
     memory = f"; {escape(profile['memory'])}" if profile["memory"] else ""
-    head = f"<h2>{escape(name)}</h2><p>Strategy {strategy}; {waiting} requests wait{memory}.</p>"
+    wait = "1 request waits" if waiting == 1 else f"{waiting:,} requests wait"
+    title = f'<h2 id="{escape(name)}">{escape(name)}</h2>'
+    head = f"{title}<p>Strategy {strategy}; {wait}{memory}.</p>"
     requests = profile["requests"]
     if not requests:
         return f"{head}<p>No request was answered yet.</p>"
@@ -64,14 +78,16 @@ def _key() -> str:
 def _bars(requests: Sequence[Json]) -> str:
     """One bar for each version and level, as long as its mean time."""
     longest = max(map(_mean, requests)) or 1.0
+    label = max(len(_title(one)) for one in requests) * _LETTER
+    room = max(_WIDTH - label - 80, 200)
     rows = []
     for i, one in enumerate(requests):
         top = i * (_BAR + 8)
-        left = float(_LABEL)
+        left = float(label)
         rows.append(f'<text x="0" y="{top + 16}">{_title(one)}</text>')
         for stage, colour in _COLOURS.items():
             seconds = one["stages"][stage]["mean"] or 0.0
-            width = seconds / longest * (_WIDTH - _LABEL - 80)
+            width = seconds / longest * room
             percent = one["stages"][stage]["percent"]
             rows.append(
                 f'<rect x="{left:.1f}" y="{top}" width="{width:.1f}" height="{_BAR}" '
@@ -79,7 +95,7 @@ def _bars(requests: Sequence[Json]) -> str:
             )
             left += width
         rows.append(f'<text x="{left + 6:.1f}" y="{top + 16}">{_time(_mean(one))}</text>')
-    return _svg(len(requests) * (_BAR + 8), rows)
+    return _svg(len(requests) * (_BAR + 8), rows, label + room + 80)
 
 
 def _quantiles(requests: Sequence[Json]) -> str:
@@ -115,14 +131,17 @@ def _batches(batches: Sequence[Json]) -> str:
 
 def _costs(batches: Sequence[Json]) -> str:
     """The learned a + b n of each group over the rows of a batch."""
-    most, height, left = 64, _PLOT_HEIGHT, 70
+    most, height, left = _ROWS[-1], _PLOT_HEIGHT, 70
     longest = max(one["fixed"] + one["per_row"] * most for one in batches) or 1.0
     lines = [
         f'<path d="M{left} 10V{height}H{_WIDTH}" fill="none" stroke="currentColor"/>',
         f'<text x="{left - 6}" y="18" text-anchor="end">{_time(longest)}</text>',
-        f'<text x="{left}" y="{height + 16}">0</text>',
-        f'<text x="{_WIDTH}" y="{height + 16}" text-anchor="end">{most} rows</text>',
+        f'<text x="{left - 6}" y="{height}" text-anchor="end">0</text>',
     ]
+    for rows in _ROWS[1:]:
+        at_rows = left + (_WIDTH - left) * rows / most
+        unit = " rows" if rows == most else ""
+        lines.append(f'<text x="{at_rows}" y="{height + 16}" text-anchor="end">{rows}{unit}</text>')
     for i, one in enumerate(batches):
         at = [height - (height - 10) * one["fixed"] / longest]
         at.append(at[0] - (height - 10) * one["per_row"] * most / longest)
@@ -131,7 +150,7 @@ def _costs(batches: Sequence[Json]) -> str:
             f'stroke="{_line_colour(i)}" stroke-width="2">'
             f"<title>version {one['lane']}, {escape(str(one['group']))}</title></line>"
         )
-    return _svg(height + 24, lines)
+    return f"<p>Time of a batch by its rows, as learned.</p>{_svg(height + 24, lines)}"
 
 
 def _reasons(batches: Sequence[Json]) -> str:
@@ -140,13 +159,16 @@ def _reasons(batches: Sequence[Json]) -> str:
         for reason, count in one["reasons"].items():
             counts[reason] = counts.get(reason, 0) + count
     ordered = sorted(counts.items(), key=lambda pair: -pair[1])
-    rows = "".join(f"<tr><td>{escape(reason)}<td>{count}" for reason, count in ordered)
-    table = _table(f"<tr><th>reason<th>decisions{rows}")
+    whole = sum(counts.values()) or 1
+    rows = "".join(
+        f"<tr><td>{escape(reason)}<td>{count:,}<td>{count / whole:.1%}" for reason, count in ordered
+    )
+    table = _table(f"<tr><th>reason<th>decisions<th>of all{rows}")
     return f"<h3>Why batches were as they were</h3>{table}"
 
 
-def _svg(height: int, parts: Iterable[str]) -> str:
-    drawn = f'<svg width="{_WIDTH}" height="{height}" role="img">{"".join(parts)}</svg>'
+def _svg(height: int, parts: Iterable[str], width: int = _WIDTH) -> str:
+    drawn = f'<svg width="{width}" height="{height}" role="img">{"".join(parts)}</svg>'
     return f'<div class="wide">{drawn}</div>'
 
 
@@ -165,7 +187,8 @@ def _line_colour(place: int) -> str:
 
 
 def _title(one: Json) -> str:
-    return f"version {one['version']}, level {one['level']}"
+    name = f" ({escape(one['name'])})" if one["name"] else ""
+    return f"version {one['version']}, level {one['level']}{name}"
 
 
 def _mean(one: Json) -> float:

@@ -443,7 +443,7 @@ class ModelRuntime:
         self._settings = settings
         self._batcher.configure(settings, self._strategy, bounds.device)
         self._entry.configure(settings, bounds.queue)
-        self._live.follow(self._strategy)
+        self._live.follow(self._strategy, settings.levels)
 
     def _level(self, decoded: Decoded, headers: Mapping[str, str]) -> int:
         """The level that a request asks for, the policy's default for 0 and beyond the last.

@@ -1,6 +1,7 @@
 """Port 9002: probes, metrics, profile and acknowledgement. Read-only; it changes nothing here."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -73,7 +74,8 @@ class Admin:
 
     async def _draw(self, _: web.Request) -> web.Response:
         profile = msgspec.to_builtins(self._profile())
-        return web.Response(text=report.render(profile), content_type="text/html")
+        source = f"{self._acknowledge().pod}, {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        return web.Response(text=report.render(profile, source), content_type="text/html")
 
     async def _scrape(self, _: web.Request) -> web.Response:
         return web.Response(body=self._metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})

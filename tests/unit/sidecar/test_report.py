@@ -23,6 +23,7 @@ def profile(**changed: Any) -> dict[str, Any]:
             {
                 "version": 1,
                 "level": 3,
+                "name": "normal",
                 "requests": 1234,
                 "stages": {name: stage(0.0025) for name in STAGES},
             }
@@ -69,6 +70,27 @@ def test_everything_stands_on_one_page() -> None:
     assert page.tags.count("rect") == len(STAGES)
     assert page.links == []
     assert "script" not in page.tags
+
+
+def test_it_says_whose_it_is_and_leads_to_each_of_several_models() -> None:
+    two = profile()
+    two["models"]["<b>"] = profile(requests=[], waiting=1)["models"]["digits"]
+    page = Page(report.render(two, "pod-1, noon"))
+    assert "pod-1, noon" in page.text
+    assert "1 request waits." in page.text
+    assert page.links == ["#digits", "#<b>"]
+    assert "b" not in page.tags
+
+
+def test_a_sidecar_without_a_model_says_so() -> None:
+    assert "No model is served here." in Page(report.render({"models": {}})).text
+
+
+def test_long_labels_do_not_reach_into_the_bars() -> None:
+    long = profile()
+    long["models"]["digits"]["requests"][0]["version"] = 1733000000123
+    bars = re.findall(r'<rect x="([\d.]+)"', report.render(long))
+    assert min(map(float, bars)) >= 7 * len("version 1733000000123, level 3")
 
 
 def test_a_model_that_nobody_asked_is_said_to_be_so() -> None:

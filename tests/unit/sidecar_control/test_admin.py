@@ -76,7 +76,9 @@ async def test_the_profile_is_json_for_programs_and_a_page_for_people(
         assert await answer.json() == PROFILE
     async with client.get("/profile.html") as answer:
         assert answer.content_type == "text/html"
-        assert "No request was answered yet." in await answer.text()
+        page = await answer.text()
+        assert "No request was answered yet." in page
+        assert "triton-0, 20" in page
 
 
 @pytest.mark.parametrize(
