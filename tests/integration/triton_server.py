@@ -2,7 +2,7 @@
 
 import json
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -15,8 +15,10 @@ from tidegate_tools.processes import Process, Supervisor
 
 GRPC_PORT = 8001
 PATIENCE = 60.0
-_TYPES = "BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 FP32 FP64 BYTES"
+_TYPES = "BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 BF16 FP32 FP64 BYTES"
 TYPES: dict[str, Any] = {name: triton_to_np_dtype(name) for name in _TYPES.split()}
+BINARY_ONLY = {"FP16", "BF16"}
+"""JSON cannot carry them."""
 
 
 def lay_out(
@@ -33,18 +35,20 @@ def lay_out(
 class TritonServer:
     """Triton with every model of a repository; it can be killed and started again."""
 
-    def __init__(self, models: Path, supervisor: Supervisor, ip: str) -> None:
+    def __init__(
+        self, models: Path, supervisor: Supervisor, ip: str, options: Sequence[str] = ()
+    ) -> None:
         self.http, self.grpc = f"{ip}:{triton.HTTP_PORT}", f"{ip}:{GRPC_PORT}"
         self.models = models
-        self._supervisor, self._ip = supervisor, ip
+        self._supervisor, self._ip, self._options = supervisor, ip, options
         self._process: Process | None = None
 
     @classmethod
     @contextmanager
-    def running(cls, models: Path) -> Iterator[Self]:
+    def running(cls, models: Path, *options: str) -> Iterator[Self]:
         """Started on an address of its own, and stopped when it is wanted no more."""
         with Supervisor() as supervisor, Subnet.claimed() as subnet:
-            made = cls(models, supervisor, subnet.ip(1))
+            made = cls(models, supervisor, subnet.ip(1), options)
             made.ensure()
             yield made
 
@@ -62,7 +66,8 @@ class TritonServer:
             return
         launch = triton.launch(self.models, self._ip, grpc_port=GRPC_PORT)
         log = self.models.parent / "triton.log"
-        self._process = self._supervisor.start("triton", launch.argv, env=launch.env, log=log)
+        argv = (*launch.argv, *self._options)
+        self._process = self._supervisor.start("triton", argv, env=launch.env, log=log)
         self._process.wait_until(lambda: self.get("/v2/health/live") is not None, PATIENCE)
         for config in self.models.glob("*/config.pbtxt"):
             assert self.get(f"/v2/repository/models/{config.parent.name}/load", b"{}") is not None
