@@ -27,7 +27,7 @@ from tidegate_sidecar.core.forwarding import Forwarding
 from tidegate_sidecar.core.memory import Pressure
 from tidegate_sidecar.core.runtime import ModelRuntime
 from tidegate_sidecar.shell.admin import Admin
-from tidegate_sidecar.shell.config import Settings, connect, read_settings
+from tidegate_sidecar.shell.config import Settings, connect, read_settings, traces
 from tidegate_sidecar.shell.grpc_server import GrpcServer
 from tidegate_sidecar.shell.lender import Lender
 from tidegate_sidecar.shell.loading import VersionKeeper
@@ -35,13 +35,15 @@ from tidegate_sidecar.shell.metrics import render
 from tidegate_sidecar.shell.pairs import PairsPage
 from tidegate_sidecar.shell.pressure import PressureWatch
 from tidegate_sidecar.shell.secret import SecretWatcher
-from tidegate_sidecar.shell.server import DataPlane
+from tidegate_sidecar.shell.server import DataPlane, Spans
 from tidegate_sidecar.shell.strategies import installed
 from tidegate_sidecar.shell.triton import Triton
 from tidegate_sidecar.shell.watcher import TableWatcher
 
 RESTART_PAUSE: Final = 1.0
 COMPILED: Final = not inspect.isfunction(ModelRuntime.submit)
+FLUSH_SECONDS: Final = 3.0
+"""Of the time to drain, at most, for spans that are not exported yet."""
 """Whether the hot path is extension modules, or the plain Python that they are made from."""
 
 _log = logging.getLogger(__name__)
@@ -90,9 +92,10 @@ class Model:
 class Sidecar:
     """All models of one pod."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, spans: Spans | None = None) -> None:
         self._settings = settings
         self._draining = False
+        self._spans = spans
         self._models: list[Model] = []
         device, strategies = Device(), installed()
         pattern = settings.forward_headers
@@ -119,7 +122,11 @@ class Sidecar:
         lent = 0 if shared_memory else settings.triton_shm * 2**20
         self._lender = Lender(lent, settings.triton)
         self._plane = DataPlane(
-            self._runtimes, settings.triton, shared_memory=shared_memory, lender=self._lender
+            self._runtimes,
+            settings.triton,
+            shared_memory=shared_memory,
+            lender=self._lender,
+            spans=spans,
         )
         self._plane.health_ready = lambda: not self._problems()
         self._grpc = GrpcServer(
@@ -166,11 +173,14 @@ class Sidecar:
             self._draining = True
             grace = settings.drain_grace
             await asyncio.gather(self._plane.drain(grace), self._grpc.stop(grace))
+            end = time.monotonic() + grace
             for task in loops:
                 task.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
             await self._lender.close(triton)
 
+            if self._spans is not None:
+                await self._spans.close(min(FLUSH_SECONDS, max(end - time.monotonic(), 0.0)))
     def _loops(self, triton: Triton) -> Iterator[Callable[[], Awaitable[None]]]:
         yield self._pressure_watch.run
         yield partial(self._lender.run, triton)
@@ -264,14 +274,31 @@ async def _for_ever(run: Callable[[], Awaitable[None]]) -> NoReturn:
         await asyncio.sleep(RESTART_PAUSE)
 
 
-async def _serve(settings: Settings) -> None:
+def _spans(settings: Settings) -> Spans | None:
+    """Whoever makes spans of batches, where they are wanted.
+
+    Raises:
+        SystemExit: with status 2 after one line on stderr, where a variable cannot be used.
+    """
+    if not traces(os.environ):
+        return None
+    from tidegate_sidecar.shell.tracing import exported  # noqa: PLC0415 - only where wanted
+
+    try:
+        return exported(pod=settings.pod, pod_uid=settings.pod_uid, namespace=settings.namespace)
+    except ValueError as error:
+        sys.stderr.write(f"tidegate-sidecar: error: a variable of OpenTelemetry: {error}\n")
+        sys.exit(2)
+
+
+async def _serve(settings: Settings, spans: Spans | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     # What the imports left is never garbage, and a full collection of it holds the loop for 50 ms.
     gc.freeze()
-    await Sidecar(settings).run(stop)
+    await Sidecar(settings, spans).run(stop)
 
 
 def main() -> None:
@@ -282,9 +309,10 @@ def main() -> None:
     settings = read_settings(sys.argv[1:], os.environ)
     _log.info("the hot path is %s", "compiled" if COMPILED else "plain Python")
     try:
-        uvloop.run(_serve(settings))
+        uvloop.run(_serve(settings, spans))
     except ConfigException as error:
         sys.stderr.write(f"tidegate-sidecar: error: KUBECONFIG cannot be used: {error}\n")
+    spans = _spans(settings)
         sys.exit(2)
     except OSError as error:
         sys.stderr.write(f"tidegate-sidecar: error: {error}\n")

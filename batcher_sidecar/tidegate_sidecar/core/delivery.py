@@ -183,6 +183,17 @@ def part(pending: Pending) -> Part:
         return Part(pending.rows, (), b"")
     return Part(pending.rows, pending.plan.call.outputs, pending.decoded.id)
 
+def requests(batch: Batch) -> list[Pending]:
+    """Whose requests go in a batch: in the place of a carrier those for whom it stands now."""
+    found: list[Pending] = []
+    for one in batch.members:
+        if isinstance(one, Carrier):
+            found += one.waiters
+        else:
+            found.append(one)
+    return found
+
+
 
 def error(status: int, body: Buffer) -> Refusal:
     """Triton's error as its callers get it."""

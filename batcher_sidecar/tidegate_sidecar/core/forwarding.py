@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from tidegate_sidecar.core.request import Decoded
+from tidegate_sidecar.core.trace_context import FRESH
 
 _MEANT_OTHERWISE: Final = frozenset(
     {
@@ -31,7 +32,8 @@ class Forwarding:
     """Chooses headers as Triton does: ``pattern`` is found anywhere in the name, in any case.
 
     Names are in lower case, over HTTP as over gRPC. Where the request itself has a parameter of
-    that name, the header holds.
+    that name, the header holds. Never chosen is what no two requests have alike (``FRESH``), which
+    would leave every request alone.
     """
 
     def __init__(self, pattern: str) -> None:
@@ -44,6 +46,7 @@ class Forwarding:
             for name, value in headers.items()
             if self._wanted.search(name)
             and name not in _MEANT_OTHERWISE
+            and name not in FRESH
             and not name.startswith("triton_")
         }
 

@@ -31,6 +31,7 @@ from tidegate_sidecar.core.counters import NOBODY, CheckCount, Outcome, Stratum,
 from tidegate_sidecar.core.request import Buffer, Decoded, Plan
 from tidegate_sidecar.core.slices import Slices
 from tidegate_sidecar.core.tokens import Subject
+from tidegate_sidecar.core.trace_context import TraceContext
 
 
 class Pending(Item):
@@ -41,7 +42,8 @@ class Pending(Item):
     ``cancelled``: its caller waits no more, gone or answered already. ``counted``: its end is
     counted whatever becomes of its batch. ``stratum``: what its checks count it under.
     ``slices``: where it is sent in parts, what becomes of them. ``subject``: what feedback on its
-    answer will speak of; None: there is to be none.
+    answer will speak of; None: there is to be none. ``trace``: the span that it was sent in, where
+    its batch is to be linked to that.
     """
 
     __slots__ = (
@@ -61,6 +63,7 @@ class Pending(Item):
         "stratum",
         "subject",
         "tally",
+        "trace",
         "version",
     )
 
@@ -85,6 +88,7 @@ class Pending(Item):
         self.stratum: Stratum = NOBODY
         self.subject: Subject | None = None
         self.slices: Slices | None = None
+        self.trace: TraceContext | None = None
         self.arm: str
         self.version: int
         self.plan: Plan

@@ -18,6 +18,7 @@ TRITON_METRICS_PORT: Final = 8002
 OFF: Final = "off"
 
 _PORTS: Final = range(1, 65_536)
+_ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,13 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     elif given.triton_metrics == OFF:
         given.triton_metrics = None
     return Settings(**vars(given))
+
+
+def traces(environment: Mapping[str, str]) -> bool:
+    """Whether OpenTelemetry's variables say where spans go."""
+    if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return False
+    return any(map(environment.get, _ENDPOINTS))
 
 
 async def connect(environment: Mapping[str, str] = os.environ) -> ApiClient | None:

@@ -7,14 +7,16 @@ A message whose length two readers could see differently is refused: that is how
 smuggled past one of them.
 """
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 
 import httptools
 
 from tidegate_sidecar.core.endpoints import Target, understand
 from tidegate_sidecar.core.refusal import Refusal, malformed, too_large
+from tidegate_sidecar.core.trace_context import FRESH
 from tidegate_sidecar.shell.coding import coding_of, wanted_coding
 
 MAX_HEAD_BYTES: Final = 16 * 2**10
@@ -26,6 +28,10 @@ JOIN_BYTES: Final = 64 * 2**10
 _REMEMBERED_BYTES: Final = 2048
 _REMEMBERED: Final = 1024
 _JSON_LENGTH: Final = "inference-header-content-length"
+_FRESH: Final = re.compile(
+    rb"\r\n(%b):([\t -~\x80-\xff]*+)(?=\r\n[^ \t])" % "|".join(FRESH).encode(), re.IGNORECASE
+)
+"""Whole lines, of bytes that may stand in a header: what remains is as good a head as before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,36 @@ class Memory(Generic[H]):
 
 
 class _Events:
+class RequestMemory(Memory[RequestHead]):
+    """Reads requests' heads; remembers them without what is another in each.
+
+    Else a client that traces its requests would be read anew each time, and drive out what others
+    are remembered by. Such a head costs a look more; one without such headers does not.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(read_request_head)
+
+    def __call__(self, head: bytes) -> RequestHead:
+        """Read a head, its empty line included.
+
+        Raises:
+            Refusal: it is wrong, or not understood.
+        """
+        known = self._remembered.get(head)
+        if known is not None:
+            return known
+        parts = _FRESH.split(head)  # what is before the first line, its name and value, and so on
+        if len(parts) == 1 or head[:1].isspace():  # a line ahead of the request line is none
+            return super().__call__(head)
+        known = super().__call__(b"".join(parts[::3]))
+        headers = dict(known.headers)
+        for name, value in zip(parts[1::3], parts[2::3], strict=True):
+            key, text = name.decode().lower(), value.decode("latin-1").strip(" \t")
+            headers[key] = f"{headers[key]}, {text}" if key in headers else text
+        return replace(known, headers=headers)
+
+
     """What httptools calls back while it reads one head."""
 
     def __init__(self, parser: Callable[["_Events"], Any]) -> None:

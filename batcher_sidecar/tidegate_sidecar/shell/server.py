@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from functools import lru_cache, partial
 from http import HTTPStatus
 from math import inf
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -26,8 +26,9 @@ from tidegate_sidecar.core.request import Buffer
 from tidegate_sidecar.core.runtime import ModelRuntime, Pair
 from tidegate_sidecar.core.wire import IndexQueryJson, RegionJson
 from tidegate_sidecar.shell import upstream
+from tidegate_sidecar.core.trace_context import sampled
 from tidegate_sidecar.shell.connection import Caller, Connection, Watch
-from tidegate_sidecar.shell.http import Memory, RequestHead, read_request_head
+from tidegate_sidecar.shell.http import RequestHead, RequestMemory
 from tidegate_sidecar.shell.lender import Lender, Loan
 
 _log = logging.getLogger(__name__)
@@ -53,9 +54,25 @@ class DataPlane:
     """Serves every model of one pod.
 
     ``triton_url``: host:port. ``clock``: seconds, steady; the one that ``metrics.render`` is given.
+class Spans(Protocol):
+    """Who tells of batches by spans, of those with requests that are traced."""
+
+    def begin(self, model: str, batch: Batch) -> str:
+        """Take note that a batch is sent; returns header lines for the model server."""
+
+    def end(self, model: str, batch: Batch, status: int | None, failure: Refusal | None) -> None:
+        """Take note that it was answered, before those are forgotten whom its carriers stood for.
+
+        ``status``: HTTP's; None: no answer came. ``failure``: what all of its members get.
+        """
+
+    async def close(self, seconds: float) -> None:
+        """Hand out what was noted, for so long at most."""
+
+
     ``epoch``: seconds since 1970. ``health_ready``: what ``/v2/health/ready`` answers; the control
     side sets it. ``shared_memory``: clients may register regions of it. ``lender``: of memory for
-    large tensors, without which all go over HTTP.
+    large tensors, without which all go over HTTP. ``spans``: None: nothing is traced.
     """
 
     def __init__(
@@ -71,14 +88,16 @@ class DataPlane:
         self._shared_memory = shared_memory
         self.health_ready: Callable[[], bool] = lambda: False
         self.draining = False
+        spans: Spans | None = None,
         self.connections: set[Connection] = set()
-        self.read_head: Callable[[bytes], RequestHead] = Memory(read_request_head)
+        self.read_head: Callable[[bytes], RequestHead] = RequestMemory()
         self._clock = clock
         self._epoch = epoch
         self._triton: upstream.Upstream = upstream.Pool(triton_url)
         self._models: dict[str, _Model] = {}
         for name, runtime in runtimes.items():
-            self._models[name] = _Model(runtime, self._triton, clock, self._models.values(), lender)
+            pod = self._models.values()
+            self._models[name] = _Model(runtime, self._triton, clock, pod, lender, spans)
         self._server: asyncio.Server | None = None
         self._watch = Watch(self.connections)
         self._asking: set[asyncio.Task[None]] = set()
@@ -221,8 +240,10 @@ class _Model:
         self._comparing: set[asyncio.Task[None]] = set()
 
     def infer(
+        spans: Spans | None,
         self, connection: Caller, head: RequestHead, version: int | None, body: Buffer
     ) -> None:
+        self._spans = spans
         """Let an inference request in.
 
         Raises:
@@ -250,6 +271,8 @@ class _Model:
         """See to what waited for a version that has gone."""
         for pending, refusal in self.runtime.replan(self._clock()):
             self._answer(pending, refusal)
+        if self._spans is not None:
+            pending.trace = sampled(head.headers)
         self._schedule()
 
     def hold(self, *, held: bool) -> None:
@@ -315,7 +338,10 @@ class _Model:
             self._done(batch, _MISTAKE)
             return
         path = f"/v2/models/{self.runtime.model}/versions/{batch.version}/infer"
-        request = upstream.infer_request(self._triton.url, path, json, buffers)
+        fields = ""
+        if self._spans is not None and not batch.shadow:
+            fields = self._spans.begin(self.runtime.model, batch)
+        request = upstream.infer_request(self._triton.url, path, json, buffers, fields)
         done = partial(self._returned, batch, loan) if loan else partial(self._done, batch)
         self._triton.send(request, done)
         batch.written_at = self._clock()
@@ -370,6 +396,9 @@ class _Model:
             self._send(after, self._lender)
         elif self.runtime.waiting and not batch.flies_on:
             self._poll()
+        if self._spans is not None:
+            status = None if isinstance(response, Refusal) else response.status
+            self._spans.end(self.runtime.model, batch, status, _failure(response, results))
 
     def _wake_others(self) -> None:
         """Shadows and slices of other models may have waited for what this one had to do."""
@@ -460,6 +489,37 @@ def _labels(model: str, version: int, arm: str) -> bytes:
         f"{names.HEADER_MODEL}: {model}\r\n"
         f"{names.HEADER_VERSION}: {version}\r\n{names.HEADER_ARM}: {arm}\r\n"
     ).encode()
+
+
+def _failure(
+    response: upstream.Response | Refusal, results: Sequence[Result | None]
+) -> Refusal | None:
+    """Why a batch failed; None: it did not."""
+    if isinstance(response, Refusal):
+        return response
+    if response.status != _OK:
+        return error(response.status, response.body)
+    refusals = [one for one in results if isinstance(one, Refusal)]
+    return refusals[0] if len(refusals) == len(results) else None
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Make many objects at once, most of them for a moment.
+
+    Garbage would be looked for among them again and again, which is 9 of 10 parts of the time: a
+    body of 56 MiB full of small inputs would hold up everybody for 6 s.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def _stop(task: asyncio.Task[None]) -> None:
+    """Let a question be whose caller has gone."""
+    task.cancel()
 
 
 @lru_cache(maxsize=1024)

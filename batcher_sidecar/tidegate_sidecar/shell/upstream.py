@@ -36,11 +36,13 @@ class Response(NamedTuple):
 Done = Callable[[Response | Refusal], None]
 
 
-def infer_request(host: str, path: str, json: bytes, buffers: Sequence[Buffer]) -> list[Buffer]:
-    """Write an inference request."""
+def infer_request(
+    host: str, path: str, json: bytes, buffers: Sequence[Buffer], fields: str = ""
+) -> list[Buffer]:
+    """Write an inference request; ``fields`` are further header lines."""
     length = len(json) + sum(map(len, buffers))
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: {host}\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: {host}\r\n{fields}"
         f"Inference-Header-Content-Length: {len(json)}\r\nContent-Length: {length}\r\n\r\n"
     )
     return [head.encode(), json, *buffers]

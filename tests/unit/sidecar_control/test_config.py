@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tidegate_sidecar.shell.config import connect, read_settings
+from tidegate_sidecar.shell.config import connect, read_settings, traces
 
 POD = {
     "TIDEGATE_MODELS": "digits, Resnet50,digits",
@@ -117,3 +117,21 @@ def test_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
 
 async def test_without_a_cluster_there_is_no_api_server() -> None:
     assert await connect({}) is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "on"),
+    [
+        ({}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://collector:4318/v1/traces"}, True),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, False),
+        ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://collector:4318"}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_SDK_DISABLED": "True"}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_SDK_DISABLED": "1"}, True),
+    ],
+)
+def test_spans_are_made_where_opentelemetry_says_whither(
+    environment: dict[str, str], on: bool
+) -> None:
+    assert traces(environment) == on
