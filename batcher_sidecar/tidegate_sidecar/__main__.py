@@ -5,6 +5,7 @@ import gc
 import inspect
 import logging
 import os
+import resource
 import secrets
 import signal
 import sys
@@ -41,9 +42,9 @@ from tidegate_sidecar.shell.triton import Triton
 from tidegate_sidecar.shell.watcher import TableWatcher
 
 RESTART_PAUSE: Final = 1.0
-COMPILED: Final = not inspect.isfunction(ModelRuntime.submit)
 FLUSH_SECONDS: Final = 3.0
 """Of the time to drain, at most, for spans that are not exported yet."""
+COMPILED: Final = not inspect.isfunction(ModelRuntime.submit)
 """Whether the hot path is extension modules, or the plain Python that they are made from."""
 
 _log = logging.getLogger(__name__)
@@ -94,8 +95,8 @@ class Sidecar:
 
     def __init__(self, settings: Settings, spans: Spans | None = None) -> None:
         self._settings = settings
-        self._draining = False
         self._spans = spans
+        self._draining = False
         self._models: list[Model] = []
         device, strategies = Device(), installed()
         pattern = settings.forward_headers
@@ -172,15 +173,15 @@ class Sidecar:
             _log.info("draining for at most %g s", settings.drain_grace)
             self._draining = True
             grace = settings.drain_grace
-            await asyncio.gather(self._plane.drain(grace), self._grpc.stop(grace))
             end = time.monotonic() + grace
+            await asyncio.gather(self._plane.drain(grace), self._grpc.stop(grace))
             for task in loops:
                 task.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
             await self._lender.close(triton)
-
             if self._spans is not None:
                 await self._spans.close(min(FLUSH_SECONDS, max(end - time.monotonic(), 0.0)))
+
     def _loops(self, triton: Triton) -> Iterator[Callable[[], Awaitable[None]]]:
         yield self._pressure_watch.run
         yield partial(self._lender.run, triton)
@@ -307,12 +308,15 @@ def main() -> None:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     settings = read_settings(sys.argv[1:], os.environ)
+    # The usual 1,024 are too few connections, and are so low only for programs that use select().
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     _log.info("the hot path is %s", "compiled" if COMPILED else "plain Python")
+    spans = _spans(settings)
     try:
         uvloop.run(_serve(settings, spans))
     except ConfigException as error:
         sys.stderr.write(f"tidegate-sidecar: error: KUBECONFIG cannot be used: {error}\n")
-    spans = _spans(settings)
         sys.exit(2)
     except OSError as error:
         sys.stderr.write(f"tidegate-sidecar: error: {error}\n")

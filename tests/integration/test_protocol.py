@@ -4,6 +4,7 @@ One Triton, asked both ways: over HTTP and gRPC, in every type, packed, in strea
 """
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from operator import attrgetter, itemgetter
@@ -22,13 +23,16 @@ from triton_server import PATIENCE, TYPES, TritonServer, lay_out
 from tritonclient.grpc import service_pb2 as messages
 from tritonclient.utils import InferenceServerException
 
+from tidegate_sidecar.core.forwarding import Forwarding
 from tidegate_sidecar.core.runtime import ModelRuntime
 from tidegate_sidecar.shell.grpc_server import GrpcServer
 from tidegate_sidecar.shell.server import DataPlane
 from tidegate_sidecar.shell.triton import Triton
 from tidegate_tools.addresses import free_port
 
-MODELS = ("batched", "single", "counting")
+MODELS = ("batched", "single", "counting", "telling")
+TENANT = "x-tenant"
+"""A header that models are told of."""
 
 COUNTING_SOURCE = """
 import numpy as np
@@ -52,6 +56,27 @@ output [{ name: "number" data_type: TYPE_INT32 dims: [1] }]
 model_transaction_policy { decoupled: true }
 instance_group [{ count: 1 kind: KIND_CPU }]
 """
+TELLING_SOURCE = """
+import numpy as np
+import triton_python_backend_utils as pb
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        (tensor,) = request.inputs()
+        rows = len(tensor.as_numpy())
+        told = np.array([[request.parameters().encode()]] * rows, np.object_)
+        return pb.InferenceResponse([pb.Tensor("y_BYTES", told)])
+"""
+TELLING_CONFIG = """
+backend: "python" max_batch_size: 16
+input [{ name: "x_BYTES" data_type: TYPE_STRING dims: [1] }]
+output [{ name: "y_BYTES" data_type: TYPE_STRING dims: [1] }]
+instance_group [{ count: 1 kind: KIND_CPU }]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +86,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
         ("batched", MODEL_SOURCE, config(16)),
         ("single", MODEL_SOURCE, config(0)),
         ("counting", COUNTING_SOURCE, COUNTING_CONFIG),
+        ("telling", TELLING_SOURCE, TELLING_CONFIG),
     ):
         lay_out(models, name, source, text)
-    with TritonServer.running(models) as made:
+    told = [f"--{face}-header-forward-pattern={TENANT}" for face in ("http", "grpc")]
+    with TritonServer.running(models, *told) as made:
         yield made
 
 
@@ -71,7 +98,8 @@ class Sidecar:
     """Both faces of one pod."""
 
     def __init__(self, server: TritonServer) -> None:
-        self.runtimes = {name: ModelRuntime(name, "pod") for name in MODELS}
+        told = Forwarding(TENANT)
+        self.runtimes = {name: ModelRuntime(name, "pod", forwarding=told) for name in MODELS}
         self.plane = DataPlane(self.runtimes, server.http)
         self.plane.health_ready = lambda: True
         self.face = GrpcServer(self.plane, self.runtimes, server.grpc)
@@ -227,6 +255,42 @@ async def test_options_mean_the_same(sidecar: Sidecar, server: TritonServer, cli
         assert ours == await ask(client, server, "batched", given, **one), one
 
 
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_models_are_told_of_headers_as_by_triton(
+    sidecar: Sidecar, server: TritonServer, client: str
+) -> None:
+    given = {"BYTES": np.array([[b""]], np.object_)}
+    for headers in ({TENANT: "a", "x-other": "b"}, {TENANT: "a, b"}, {}):
+        asked = [
+            await ask(client, addresses, "telling", given, headers=headers)
+            for addresses in (sidecar, server)
+        ]
+        assert asked[0] == asked[1]
+        (_, (_, _, ((told,),))) = asked[0]
+        expected = {name: value for name, value in headers.items() if name == TENANT}
+        assert json.loads(told or b"{}") == expected
+
+
+async def test_requests_with_other_headers_share_no_batch(
+    sidecar: Sidecar, server: TritonServer
+) -> None:
+    given = {"BYTES": np.array([[b""]], np.object_)}
+    before = server.executions("telling")
+    sidecar.plane._set_held(held=True)
+    tenants = ["a", "b", "a", None, "b", "a", None, "c"]
+    asked = []
+    for i, tenant in enumerate(tenants):
+        client = ("http.aio", "grpc.aio")[i % 2]
+        headers = {TENANT: tenant} if tenant else {}
+        asked.append(asyncio.create_task(ask(client, sidecar, "telling", given, headers=headers)))
+    await until(lambda: sidecar.runtimes["telling"].waiting == len(tenants))
+    sidecar.plane._set_held(held=False)
+    for tenant, pending in zip(tenants, asked, strict=True):
+        (_, (_, _, ((told,),))) = await pending
+        assert json.loads(told or b"{}").get(TENANT) == tenant
+    assert len(set(tenants)) <= server.executions("telling") - before < len(tenants)
+
+
 async def test_large_bodies_packed(sidecar: Sidecar, server: TritonServer) -> None:
     """Beyond what is coded at once."""
     given = {"FP64": np.arange(20_000.0).reshape(1, -1, 2)}
@@ -355,6 +419,19 @@ async def test_streams_of_a_decoupled_model(sidecar: Sidecar, server: TritonServ
     assert len(ours) == sum(counts) + len(counts)
     assert ours == await asyncio.to_thread(count_up_to, server.grpc, counts, "1")
     assert sidecar.runtimes["counting"].direct_at
+
+
+async def test_what_would_end_triton_never_reaches_it(
+    sidecar: Sidecar, server: TritonServer
+) -> None:
+    """Triton 2.51 divides by the size of an element, or of a row, of what it is to rank."""
+    given: dict[str, Any] = {"BYTES": values("BYTES", (1, 1, 2))}
+    for client in CLIENTS:
+        for one in (given, {"INT32": np.empty((1, 0, 2), np.int32)}):
+            with pytest.raises(InferenceServerException, match="classification"):
+                await ask(client, sidecar, "batched", one, classes=1)
+    assert server.alive
+    assert len(await ask("http", sidecar, "batched", given)) == 2
 
 
 async def test_draining_answers_both_faces(server: TritonServer) -> None:

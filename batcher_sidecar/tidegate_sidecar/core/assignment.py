@@ -71,13 +71,14 @@ class Assignment:
         """The version for a call that passes by the queue; see ``ModelRuntime.choose``.
 
         Raises:
-            Refusal: nothing ready can serve it.
+            Refusal: nothing ready can serve it, or the version does not take what it sends.
         """
         step = step_of(call) if call.alone else None
         pin = self._sequences.find(step, now) if step else None
         if version is None:
             version = pin.version if pin else self._chosen(step, headers)
         served = self._named(version)
+        Plan.of(call, served.interface)  # it goes as it came, but not if that could not be right
         if step and (step.starts or pin):
             pin = pin or Pin(version, names.ARM_DIRECT, served.info.sequence_idle)
             self._sequences.pin(step, pin, now)

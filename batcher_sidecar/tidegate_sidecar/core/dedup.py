@@ -135,9 +135,8 @@ class Cache:
 
     def keep(self, answered: Key, asked: Iterable[str], rows: Rows, now: float) -> None:
         """Keep a copy of an answer, where there is room for it at all."""
-        size = ENTRY_BYTES + sum(
-            len(piece) for cut in rows.outputs.values() for piece in cut.pieces
-        )
+        size = ENTRY_BYTES + len(answered.group.parameters)
+        size += sum(len(piece) for cut in rows.outputs.values() for piece in cut.pieces)
         settings = self._settings
         if settings.ttl <= 0 or settings.max_entries < 1 or size > settings.max_bytes:
             return

@@ -9,6 +9,7 @@ several, or for nobody yet.
 from collections.abc import Iterator
 from http import HTTPStatus
 from itertools import accumulate
+from typing import Final
 
 import msgspec
 
@@ -26,11 +27,16 @@ from tidegate_sidecar.core.exchange import (
     request_json,
 )
 from tidegate_sidecar.core.pending import Pending
-from tidegate_sidecar.core.refusal import Refusal, lost
+from tidegate_sidecar.core.refusal import Refusal, lost, malformed
 from tidegate_sidecar.core.request import Buffer, octets
 from tidegate_sidecar.core.slices import Slices
 
 Result = Answer | Refusal
+
+_BEYOND: Final = 600
+"""HTTP's statuses are below."""
+_TOO_SMALL: Final = "shared memory size specified with the request for output"
+"""Begins what Triton answers 500 where a client's own region has no room for an output."""
 
 
 class Delivery:
@@ -177,12 +183,6 @@ def _cut(batch: Batch) -> list[Buffer]:
     return pending.slices.cut(batch.begin, batch.rows)
 
 
-def part(pending: Pending) -> Part:
-    """What splitting must know of a member; nothing is written for one that stands for others."""
-    if isinstance(pending, Carrier):
-        return Part(pending.rows, (), b"")
-    return Part(pending.rows, pending.plan.call.outputs, pending.decoded.id)
-
 def requests(batch: Batch) -> list[Pending]:
     """Whose requests go in a batch: in the place of a carrier those for whom it stands now."""
     found: list[Pending] = []
@@ -194,6 +194,12 @@ def requests(batch: Batch) -> list[Pending]:
     return found
 
 
+def part(pending: Pending) -> Part:
+    """What splitting must know of a member; nothing is written for one that stands for others."""
+    if isinstance(pending, Carrier):
+        return Part(pending.rows, (), b"")
+    return Part(pending.rows, pending.plan.call.outputs, pending.decoded.id)
+
 
 def error(status: int, body: Buffer) -> Refusal:
     """Triton's error as its callers get it."""
@@ -204,6 +210,10 @@ def error(status: int, body: Buffer) -> Refusal:
     if status == HTTPStatus.NOT_FOUND and "shared memory region" not in message:
         # It was ready when it was asked, so this is not the caller's mistake.
         return lost(message)
+    if message.startswith(_TOO_SMALL):
+        return malformed(message)
+    if status < HTTPStatus.BAD_REQUEST or status >= _BEYOND:
+        status = HTTPStatus.INTERNAL_SERVER_ERROR  # a client would take it for no answer, or wait
     return Refusal(status, message)
 
 

@@ -3,6 +3,9 @@
 from http import HTTPStatus
 from typing import Final
 
+MOST_CHARACTERS: Final = 4096
+"""Of a message, which may quote what the client sent, however much that is."""
+
 _PASSING: Final = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
@@ -14,9 +17,9 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a failure 
     """
 
     def __init__(self, status: int, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
+        self.message = message[:MOST_CHARACTERS]
+        super().__init__(self.message)
         self.status = status
-        self.message = message
         if retry_after is None and status in _PASSING:
             retry_after = 1.0
         self.retry_after = retry_after

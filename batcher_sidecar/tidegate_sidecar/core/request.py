@@ -30,12 +30,22 @@ MAX_JSON_BYTES: Final = 64 * 2**20
 MOST_ROWS: Final = 2**16
 """Of one request, which goes in slices where the model takes fewer at once."""
 
+_MOST_FIELDS: Final = 4096
+"""Inputs, outputs or parameters: reading a body full of them would hold up everybody."""
+_MOST_PARAMETER_BYTES: Final = 64 * 2**10
+"""Of custom parameters, which are kept as long as what is learned of their group."""
 _REMEMBERED_BYTES: Final = 4096
 _REMEMBERED: Final = 1024
 _COPIED_BYTES: Final = 4096
 """A copy of fewer costs less than a view of them: 0.1 us for 0.6."""
+_MOST_ID_BYTES: Final = 128
+"""Of a sequence's id that is a text: to Triton, too."""
 _MAX_RANK: Final = 64
+_TOLD: Final = 400
+"""Characters of a group's description."""
 _INT64: Final = range(-(2**63), 2**63)
+_UINT64: Final = range(2**64)
+_UNSIGNED: Final = ("parameters.priority", "parameters.sequence_id", "parameters.timeout")
 _MOST_DIGITS: Final = 20
 _REGION: Final = "shared_memory_region"
 _REGION_BYTES: Final = "shared_memory_byte_size"
@@ -124,7 +134,8 @@ class Group(NamedTuple):
         told = [f"{name} {datatype}{list(shape)}" for name, datatype, shape in self.inputs]
         told += (f"{count} classes of {name}" for name, count in self.classified)
         parameters = "" if self.parameters == b"{}" else f" {self.parameters.decode()}"
-        return ", ".join(told) + parameters
+        text = ", ".join(told) + parameters
+        return text if len(text) <= _TOLD else f"{text[:_TOLD]}..."
 
 
 _read_json = msgspec.json.Decoder(RequestJson).decode
@@ -186,6 +197,9 @@ def _decode(header: bytes, *, shared_memory: bool) -> Decoded:
         raise malformed(f"request: {error}") from error
     if not request.inputs:
         raise malformed("inputs: there is none")
+    for name in ("inputs", "outputs", "parameters"):
+        if len(getattr(request, name)) > _MOST_FIELDS:
+            raise malformed(f"{name}: more than {_MOST_FIELDS}")
     given = {f"inputs[{i}]": one.parameters for i, one in enumerate(request.inputs)}
     given |= {f"outputs[{i}]": one.parameters for i, one in enumerate(request.outputs)}
     shared = False
@@ -202,17 +216,16 @@ def _decode(header: bytes, *, shared_memory: bool) -> Decoded:
     level = custom.pop("priority", None)
     priority = None if level is None else _unsigned(level, "parameters.priority")
     timeout = _unsigned(custom.pop("timeout", 0), "parameters.timeout")
-    for name in ("sequence_start", "sequence_end"):
-        _flag(custom.get(name, False), f"parameters.{name}")
-    sequence = custom.get("sequence_id", 0)
-    if not isinstance(sequence, str):
-        _unsigned(sequence, "parameters.sequence_id")
+    alone = _in_sequence(custom)
+    written = msgspec.json.encode(custom, order="deterministic")
+    if len(written) > _MOST_PARAMETER_BYTES:
+        raise too_large(f"parameters: more than {_MOST_PARAMETER_BYTES} bytes")
     call = Call(
         inputs=inputs,
         outputs=outputs,
         binary_outputs=binary,
-        parameters=msgspec.json.encode(custom, order="deterministic"),
-        alone=sequence not in (0, ""),
+        parameters=written,
+        alone=alone,
         shared=shared,
     )
     return Decoded(
@@ -225,6 +238,18 @@ def _decode(header: bytes, *, shared_memory: bool) -> Decoded:
         # Written anew: where a name stands twice, Triton reads the other value.
         passed=msgspec.json.encode(request) if shared else b"",
     )
+
+
+def _in_sequence(custom: Mapping[str, Any]) -> bool:
+    """Whether a request is part of a sequence, by its parameters."""
+    for name in ("sequence_start", "sequence_end"):
+        _flag(custom.get(name, False), f"parameters.{name}")
+    sequence = custom.get("sequence_id", 0)
+    if not isinstance(sequence, str):
+        _unsigned(sequence, "parameters.sequence_id")
+    elif len(sequence.encode()) > _MOST_ID_BYTES:
+        raise malformed(f"parameters.sequence_id: more than {_MOST_ID_BYTES} bytes")
+    return sequence not in (0, "")
 
 
 def _input(one: InputJson, where: str) -> Input:
@@ -274,9 +299,15 @@ def unsigned_header(headers: Mapping[str, str], name: str) -> int | None:
 def _parameter(value: Any, where: str) -> str | bool | int | float:
     if where.startswith("parameters.triton_"):
         raise malformed(f"{where}: names that begin with triton_ are reserved")
+    if "\0" in where:
+        raise malformed("parameters: a name has a zero byte")
     if not isinstance(value, str | bool | int | float):
         raise malformed(f"{where}: must be a string, a number or a boolean")
-    if isinstance(value, int) and value not in _INT64:
+    if (
+        isinstance(value, int)
+        and value not in _INT64
+        and not (where in _UNSIGNED and value in _UINT64)
+    ):
         raise malformed(f"{where}: {value} does not fit 64 bits")
     return value
 
@@ -430,6 +461,7 @@ def _plan(call: Call, version: Interface) -> Plan:
     for i, wanted in enumerate(outputs):
         if wanted.name not in version.outputs:
             raise malformed(f"outputs[{i}].name: the model has no output {wanted.name!r}")
+    _check_classified(call, version)
     first = 1 if version.batched else 0
     group = Group(
         inputs=tuple(sorted((i.name, i.datatype, i.shape[first:]) for i in call.inputs)),
@@ -439,6 +471,23 @@ def _plan(call: Call, version: Interface) -> Plan:
         alone=call.unique or version.one_by_one,
     )
     return Plan(call._replace(outputs=outputs), group, rows.pop())
+
+
+def _check_classified(call: Call, version: Interface) -> None:
+    """Hold what is asked for as labels to what can be ranked: anything else ends Triton 2.51.
+
+    Raises:
+        Refusal: the output holds no numbers; or an input is empty, so that the output may be.
+    """
+    for i, wanted in enumerate(call.outputs):
+        output = version.outputs.get(wanted.name)
+        if not wanted.classes or not output:
+            continue
+        where = f"outputs[{i}].parameters.classification"
+        if output.datatype not in tensors.NUMBERS:
+            raise malformed(f"{where}: the model's {output.datatype} cannot be ranked")
+        if not all(prod(one.shape) for one in call.inputs):
+            raise malformed(f"{where}: not of empty inputs")
 
 
 _remembered_plan = lru_cache(maxsize=_REMEMBERED)(_plan)

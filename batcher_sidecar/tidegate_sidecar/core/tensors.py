@@ -49,6 +49,8 @@ _TYPECODES: Final = {
     "FP32": "f",
     "FP64": "d",
 }
+NUMBERS: Final = frozenset(_TYPECODES)
+"""The types that Triton can rank, and JSON can carry as numbers."""
 _JSON_TYPES: Final[dict[str, Any]] = {
     **dict.fromkeys(_TYPECODES, list[int]),
     "FP32": list[float],

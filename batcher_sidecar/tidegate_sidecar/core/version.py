@@ -19,7 +19,7 @@ class VersionInfo:
     ``preferred``: the largest batch size that it prefers; 0: it names none. Shapes are without the
     batch dimension. ``stateful``: an answer depends on the requests before it. ``deterministic``:
     equal requests have equal answers. ``sequence_idle``: seconds after
-    whose last request a sequence is over.
+    whose last request a sequence is over. ``decoupled``: a request may have any number of answers.
     """
 
     version: int
@@ -30,6 +30,7 @@ class VersionInfo:
     outputs: tuple[Tensor, ...]
     stateful: bool = False
     deterministic: bool = True
+    decoupled: bool = False
     on_cores: int = 0
     preferred: int = 0
     sequence_idle: float = SEQUENCE_IDLE

@@ -193,13 +193,16 @@ class Connection(Owner):
         self._aside(aside)
 
     def _write(self, status: int, fields: bytes, parts: Sequence[Buffer], close: bool) -> None:
-        close = close or self._handler.draining or self._head is None or self._head.close
-        if self._chunked is not None:
-            close = close or self._chunked.overrun
+        asked = self._head
+        close = close or self._handler.draining or asked is None or asked.close
+        received = self._answering and not self._rest
+        if self._chunked is not None and self._chunked.overrun:
+            close, received = True, False
         length = sum(map(len, parts))
         head = _answer_head(status, fields, length, close)
+        if asked is not None and asked.bare:
+            parts = ()
         self.cancel = None
-        received = self._answering
         self._head = self._chunked = None
         self._answering = False
         if self._transport.is_closing():
@@ -248,6 +251,7 @@ class Connection(Owner):
     def _linger(self) -> None:
         """Close so that the client, which still sends, gets to read: data unread would reset it."""
         self._lingering = True
+        self._rest = b""
         self._transport.write_eof()
         asyncio.get_running_loop().call_later(_LINGER, self._transport.abort)
 
@@ -273,6 +277,8 @@ class Connection(Owner):
             self._give_up(Refusal(status, f"a head of more than {MAX_HEAD_BYTES} bytes"))
             return False
         if not complete:
+            if rest[0] in b"\r\n":  # some clients end a body with a line of its own
+                self._rest = rest.lstrip(b"\r\n")
             return False
         try:
             head = self._handler.read_head(rest[:end])

@@ -49,7 +49,7 @@ _OPTIONS: Final = (
     ("grpc.server_handshake_timeout_ms", 30_000),
     ("grpc.so_reuseport", 0),  # a port that is taken is an error
 )
-_CODES: Final = {
+_CODES: Final[dict[int, grpc.StatusCode]] = {
     HTTPStatus.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
     HTTPStatus.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
     HTTPStatus.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
@@ -73,6 +73,8 @@ _REQUESTS: Final = {
     "SystemSharedMemoryRegister": messages.SystemSharedMemoryRegisterRequest,
     "SystemSharedMemoryUnregister": messages.SystemSharedMemoryUnregisterRequest,
 }
+_DETAILS: Final = 400
+"""Characters: clients take 8 KiB of metadata, and give up on a call that has more."""
 _NOT_READY: Final = b""
 """``ModelReadyResponse`` of a model that is not here: no error, to Triton."""
 
@@ -272,16 +274,23 @@ class GrpcServer:
         """Pass a stream through."""
         headers = _headers(context.invocation_metadata(), None)
         upstream = self._channel.stream_stream(f"/{RPC_SERVICE}/ModelStreamInfer")
-        opened = upstream(timeout=context.time_remaining())
+
+        def begin() -> Any:
+            return upstream(timeout=context.time_remaining())
+
         try:
             decoder = Decoder(shared_memory=self._shared_memory)
             told = self._forwarding.chosen(headers) if self._forwarding else {}
-            await Stream(self._choose, headers, opened, context, decoder, told).run(calls)
+            await Stream(self._choose, headers, begin, context, decoder, told).run(calls)
         except grpc.aio.AioRpcError as error:
             await context.abort(error.code(), error.details() or "")
 
-    def _choose(self, call: Call, model: str, version: str, headers: Mapping[str, str]) -> int:
-        return self._runtime(model).choose(call, _named(version), headers, self._clock())
+    def _choose(
+        self, call: Call, model: str, version: str, headers: Mapping[str, str]
+    ) -> tuple[int, bool]:
+        runtime = self._runtime(model)
+        chosen = runtime.choose(call, _named(version), headers, self._clock())
+        return chosen, runtime.ready[chosen].decoupled
 
 
 def _refusing(refusal: Refusal) -> Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]]:
@@ -297,12 +306,17 @@ async def _abort(context: Any, refusal: Refusal) -> bytes:
     Raises:
         Exception: always, as gRPC wants it.
     """
-    code = _CODES.get(HTTPStatus(refusal.status), grpc.StatusCode.INTERNAL)
+    code = _CODES.get(refusal.status, grpc.StatusCode.INTERNAL)
     trailing = context.trailing_metadata() or ()
     if refusal.retry_after is not None:
         trailing = (*trailing, ("retry-after", str(max(1, math.ceil(refusal.retry_after)))))
-    await context.abort(code, refusal.message, trailing)
+    await context.abort(code, _details(refusal.message), trailing)
     raise refusal
+
+
+def _details(message: str) -> str:
+    """A message as it fits into metadata, where what is not ASCII takes up to 12 bytes."""
+    return message if message.isascii() else message[:_DETAILS]
 
 
 def _named(version: str) -> int | None:

@@ -4,6 +4,9 @@ Decoupled models answer a call many times, and sequences are many calls of one c
 be batched here. A sequence stays with the version of its first call until its last one. What the
 protocol alone can judge of a call is judged here, as it is for requests that are batched: Triton
 never sees a malformed one.
+
+Calls of decoupled models go over a stream of their own. In one with others they end Triton 2.51, as
+soon as both kinds have an answer at the same time; in two streams at once that is rare, but seen.
 """
 
 import asyncio
@@ -14,22 +17,24 @@ from typing import Any, Final
 from grpc.aio import AioRpcError, StreamStreamCall
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelStreamInferResponse
 
-from tidegate_sidecar.core.refusal import Refusal
+from tidegate_sidecar.core.refusal import Refusal, malformed
 from tidegate_sidecar.core.request import Call, Decoder
 from tidegate_sidecar.shell.grpc_messages import call_of, parse_call
 
+_ENDED: Final = (AioRpcError, asyncio.InvalidStateError)
+"""What writing meets once the stream to Triton has ended, which its reader tells."""
 _FINAL: Final = "triton_enable_empty_final_response"
 """The one reserved parameter that Triton takes from a client: it concerns streams alone."""
 
-Choose = Callable[[Call, str, str, Mapping[str, str]], int]
-"""The version for a call, by its model, the version that it names and the stream's
-headers.
+Choose = Callable[[Call, str, str, Mapping[str, str]], tuple[int, bool]]
+"""The version for a call, and whether that is decoupled; by the call's model, the version that it
+names and the stream's headers.
 
 Raises Refusal where nothing can serve it."""
 
 
 class Stream:
-    """One client's stream. ``upstream``: the stream to Triton. ``context``: the client's. ``told``:
+    """One client's stream. ``begin``: opens one to Triton. ``context``: the client's. ``told``:
     headers that models are told of.
 
     Calls of one stream may concern many models and versions; Triton's answers come as they are
@@ -40,14 +45,16 @@ class Stream:
         self,
         choose: Choose,
         headers: Mapping[str, str],
-        upstream: StreamStreamCall[bytes, bytes],
+        begin: Callable[[], StreamStreamCall[bytes, bytes]],
         context: Any,
         decoder: Decoder,
         told: Mapping[str, str],
     ) -> None:
         self._choose = choose
         self._headers = headers
-        self._upstream = upstream
+        self._begin = begin
+        self._upstreams: dict[bool, StreamStreamCall[bytes, bytes]] = {}
+        self._reading = asyncio.TaskGroup()
         self._context = context
         self._decoder = decoder
         self._told = told
@@ -59,30 +66,28 @@ class Stream:
         Raises:
             AioRpcError: Triton ended the stream with an error.
         """
-        forwarding = asyncio.create_task(self._forward(calls))
         try:
-            async for answer in self._upstream:
-                await self._write(answer)
+            async with self._reading:
+                async for message in calls:
+                    await self._pass_on(message)
+                for upstream in self._upstreams.values():
+                    with suppress(*_ENDED):
+                        await upstream.done_writing()
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from failed
         finally:
-            forwarding.cancel()
-            self._upstream.cancel()
+            for upstream in self._upstreams.values():
+                upstream.cancel()
 
-    async def _forward(self, calls: AsyncIterator[bytes]) -> None:
-        try:
-            async for message in calls:
-                await self._pass_on(message)
-            await self._upstream.done_writing()
-        except (AioRpcError, asyncio.InvalidStateError):
-            pass  # the stream to Triton has ended, which its reader tells
-        except BaseException:
-            self._upstream.cancel()
-            raise
+    async def _read_all(self, upstream: StreamStreamCall[bytes, bytes]) -> None:
+        async for answer in upstream:
+            await self._write(answer)
 
     async def _pass_on(self, message: bytes) -> None:
         request = None
         try:
             request = parse_call(message)
-            version = self._choose(
+            version, decoupled = self._choose(
                 self._read(request), request.model_name, request.model_version, self._headers
             )
             request.model_version = str(version)
@@ -94,7 +99,12 @@ class Stream:
             with suppress(asyncio.InvalidStateError):
                 await self._write(answer.SerializeToString())
             return
-        await self._upstream.write(request.SerializeToString())
+        upstream = self._upstreams.get(decoupled)
+        if upstream is None:
+            upstream = self._upstreams[decoupled] = self._begin()
+            self._reading.create_task(self._read_all(upstream))
+        with suppress(*_ENDED):
+            await upstream.write(request.SerializeToString())
 
     def _read(self, request: Any) -> Call:
         """Read a call, which holds it to the protocol.
@@ -104,7 +114,10 @@ class Stream:
         """
         checked = ModelInferRequest()
         checked.CopyFrom(request)
-        checked.parameters.pop(_FINAL, None)
+        if _FINAL in checked.parameters:
+            final = checked.parameters.pop(_FINAL)
+            if final.WhichOneof("parameter_choice") != "bool_param":  # Triton would hang
+                raise malformed(f"parameters.{_FINAL}: must be true or false")
         call = call_of(checked)
         decoded, _ = self._decoder.decode(call.body, call.json_length)
         return decoded.call

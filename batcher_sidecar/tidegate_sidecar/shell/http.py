@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 
 import httptools
 
-from tidegate_sidecar.core.endpoints import Target, understand
+from tidegate_sidecar.core.endpoints import Target, not_offered, understand
 from tidegate_sidecar.core.refusal import Refusal, malformed, too_large
 from tidegate_sidecar.core.trace_context import FRESH
 from tidegate_sidecar.shell.coding import coding_of, wanted_coding
@@ -42,7 +42,7 @@ class RequestHead:
     ``json_length``: of the body, how much is JSON; None: all. ``close``: the client wants no
     further answer on this connection. ``expects``: it waits for a word before it sends the body.
     ``coding``: how the body is compressed. ``wanted_coding``: how the answer is to be, if large;
-    empty: not at all.
+    empty: not at all. ``bare``: it asks for the answer's head alone.
     """
 
     target: Target | Refusal
@@ -53,6 +53,7 @@ class RequestHead:
     expects: bool = False
     coding: str = ""
     wanted_coding: str = ""
+    bare: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,6 @@ class Memory(Generic[H]):
         return known
 
 
-class _Events:
 class RequestMemory(Memory[RequestHead]):
     """Reads requests' heads; remembers them without what is another in each.
 
@@ -123,6 +123,7 @@ class RequestMemory(Memory[RequestHead]):
         return replace(known, headers=headers)
 
 
+class _Events:
     """What httptools calls back while it reads one head."""
 
     def __init__(self, parser: Callable[["_Events"], Any]) -> None:
@@ -140,7 +141,8 @@ class RequestMemory(Memory[RequestHead]):
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.fields.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+        text = value.decode("latin-1").rstrip(" \t")
+        self.fields.setdefault(name.decode("latin-1").lower(), []).append(text)
 
     def on_headers_complete(self) -> None:
         self.complete = True
@@ -195,20 +197,23 @@ def read_request_head(head: bytes) -> RequestHead:
         raise malformed("header host is missing")
     length = _body_length(events, version)
     coding = coding_of(events.fields)
+    method = parser.get_method().decode("ascii")
+    if method == "CONNECT":  # what follows it would be no HTTP
+        raise not_offered(method)
     try:
-        method = parser.get_method().decode("ascii")
         target: Target | Refusal = understand(method, events.url.decode("latin-1"))
     except Refusal as refusal:
-        target = refusal
+        target = refusal.with_traceback(None)  # it is remembered, what led to it is not to be
     return RequestHead(
         target=target,
         headers={name: ", ".join(values) for name, values in events.fields.items()},
         length=length,
         json_length=events.number(_JSON_LENGTH),
         close=version == "1.0" or not events.keep_alive,
-        expects=(events.single("expect") or "").lower() == "100-continue",
+        expects=version == "1.1" and (events.single("expect") or "").lower() == "100-continue",
         coding=coding,
         wanted_coding=wanted_coding(events.fields),
+        bare=method == "HEAD",
     )
 
 
@@ -257,7 +262,7 @@ class ChunkedBody:
     """
 
     def __init__(self, head: bytes) -> None:
-        self._parts: list[bytes] = []
+        self._body = bytearray()  # a list of chunks of a byte would take many times as much
         self._size = 0
         self.done = False
         self.overrun = False
@@ -287,7 +292,7 @@ class ChunkedBody:
     @property
     def body(self) -> bytes:
         """The body as far as it came."""
-        return b"".join(self._parts)
+        return bytes(self._body)
 
     def on_message_begin(self) -> None:
         """httptools: a message starts."""
@@ -299,7 +304,7 @@ class ChunkedBody:
             self._size += len(data)
             if self._size > MAX_BODY_BYTES:
                 raise ValueError("too large")
-            self._parts.append(data)
+            self._body += data
 
     def on_message_complete(self) -> None:
         """httptools: the body is complete."""

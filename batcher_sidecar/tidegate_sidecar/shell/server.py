@@ -5,9 +5,11 @@ and writes the answers that it is given.
 """
 
 import asyncio
+import gc
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from http import HTTPStatus
 from math import inf
@@ -18,15 +20,15 @@ import msgspec
 from tidegate_contract import names
 from tidegate_sidecar.core.batcher import Batch
 from tidegate_sidecar.core.compare import Tensors
-from tidegate_sidecar.core.delivery import Result
+from tidegate_sidecar.core.delivery import Result, error
 from tidegate_sidecar.core.endpoints import Kind, Target, check_region_key, not_offered
 from tidegate_sidecar.core.pending import Pending
 from tidegate_sidecar.core.refusal import Refusal, malformed, unavailable
 from tidegate_sidecar.core.request import Buffer
 from tidegate_sidecar.core.runtime import ModelRuntime, Pair
+from tidegate_sidecar.core.trace_context import sampled
 from tidegate_sidecar.core.wire import IndexQueryJson, RegionJson
 from tidegate_sidecar.shell import upstream
-from tidegate_sidecar.core.trace_context import sampled
 from tidegate_sidecar.shell.connection import Caller, Connection, Watch
 from tidegate_sidecar.shell.http import RequestHead, RequestMemory
 from tidegate_sidecar.shell.lender import Lender, Loan
@@ -43,6 +45,8 @@ _CLEARING_SECONDS: Final = 0.05
 _CLEARING_STEP: Final = 0.002
 _TAKING_SECONDS: Final = 0.02
 """Within this Triton has taken a call from its socket."""
+_HEAVY: Final = 2**20
+"""Bytes of a body from which on reading it may make very many objects, if it is JSON."""
 _LARGE: Final = 64 * 2**10
 """Bytes of pairs that are judged together; fewer are compared within a few milliseconds."""
 _Read = TypeVar("_Read")
@@ -50,10 +54,6 @@ _Read = TypeVar("_Read")
 _MISTAKE: Final = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "a mistake of the sidecar")
 
 
-class DataPlane:
-    """Serves every model of one pod.
-
-    ``triton_url``: host:port. ``clock``: seconds, steady; the one that ``metrics.render`` is given.
 class Spans(Protocol):
     """Who tells of batches by spans, of those with requests that are traced."""
 
@@ -70,6 +70,10 @@ class Spans(Protocol):
         """Hand out what was noted, for so long at most."""
 
 
+class DataPlane:
+    """Serves every model of one pod.
+
+    ``triton_url``: host:port. ``clock``: seconds, steady; the one that ``metrics.render`` is given.
     ``epoch``: seconds since 1970. ``health_ready``: what ``/v2/health/ready`` answers; the control
     side sets it. ``shared_memory``: clients may register regions of it. ``lender``: of memory for
     large tensors, without which all go over HTTP. ``spans``: None: nothing is traced.
@@ -84,11 +88,11 @@ class Spans(Protocol):
         *,
         shared_memory: bool = False,
         lender: Lender | None = None,
+        spans: Spans | None = None,
     ) -> None:
         self._shared_memory = shared_memory
         self.health_ready: Callable[[], bool] = lambda: False
         self.draining = False
-        spans: Spans | None = None,
         self.connections: set[Connection] = set()
         self.read_head: Callable[[bytes], RequestHead] = RequestMemory()
         self._clock = clock
@@ -170,10 +174,15 @@ class Spans(Protocol):
             Refusal: it is not offered here, or is malformed, or cannot be served.
         """
         target = head.target
-        if isinstance(target, Refusal):
-            raise target
-        if target.kind is Kind.INFER:
-            self._model(target.model).infer(connection, head, target.version, body)
+        if isinstance(target, Refusal):  # not raised: whatever was is kept in it, and it is kept
+            connection.refuse(target)
+        elif target.kind is Kind.INFER:
+            model = self._model(target.model)
+            if len(body) < _HEAVY:
+                model.infer(connection, head, target.version, body)
+            else:
+                with _uncollected():
+                    model.infer(connection, head, target.version, body)
         elif target.kind is Kind.FEEDBACK:
             receipt = self._model(target.model).runtime.feedback.take(body, self._epoch())
             connection.respond(HTTPStatus.OK, _JSON, [msgspec.json.encode(receipt)])
@@ -185,6 +194,7 @@ class Spans(Protocol):
             raise not_offered(f"{target.method} {target.path}")
         else:
             task = asyncio.get_running_loop().create_task(self._ask(connection, target, body))
+            connection.cancel = partial(_stop, task)
             self._asking.add(task)
             task.add_done_callback(self._asking.discard)
 
@@ -203,6 +213,10 @@ class Spans(Protocol):
         except Refusal as refusal:
             connection.refuse(refusal)
             return
+        except Exception:  # noqa: BLE001 - whatever it is, this client gets an answer
+            _log.exception("a question met a mistake of ours")
+            connection.refuse(_MISTAKE)
+            return
         fields = f"Content-Type: {response.content_type}\r\n".encode()
         connection.respond(response.status, fields, [response.body])
 
@@ -211,8 +225,7 @@ class Spans(Protocol):
         if target.kind is Kind.TRITON_MODEL:
             runtime = self._model(target.model).runtime
             default = target.version or runtime.default_version
-        if target.method == "POST":
-            body = _written_anew(target.path, body)
+        body = _written_anew(target.path, body) if target.method == "POST" else b""
         path = target.triton_path(default)
         return upstream.plain_request(self._triton.url, target.method, path, body)
 
@@ -227,8 +240,10 @@ class _Model:
         clock: Callable[[], float],
         pod: "Collection[_Model]",
         lender: Lender | None,
+        spans: Spans | None,
     ) -> None:
         self._lender = lender
+        self._spans = spans
         self.runtime = runtime
         self._pod = pod
         self._triton = triton
@@ -240,10 +255,8 @@ class _Model:
         self._comparing: set[asyncio.Task[None]] = set()
 
     def infer(
-        spans: Spans | None,
         self, connection: Caller, head: RequestHead, version: int | None, body: Buffer
     ) -> None:
-        self._spans = spans
         """Let an inference request in.
 
         Raises:
@@ -258,6 +271,8 @@ class _Model:
             headers=head.headers,
             now=now,
         )
+        if self._spans is not None:
+            pending.trace = sampled(head.headers)
         connection.cancel = partial(self._cancel, pending)
         # While a batch is in flight most requests change nothing, and a poll costs 3 us.
         if not self._scheduled and (
@@ -271,8 +286,6 @@ class _Model:
         """See to what waited for a version that has gone."""
         for pending, refusal in self.runtime.replan(self._clock()):
             self._answer(pending, refusal)
-        if self._spans is not None:
-            pending.trace = sampled(head.headers)
         self._schedule()
 
     def hold(self, *, held: bool) -> None:
@@ -383,6 +396,9 @@ class _Model:
             self._free(batch, results)
         if self.runtime.mirror.on and not isinstance(response, Refusal):
             self._reflect(batch, response, results)
+        if self._spans is not None:
+            status = None if isinstance(response, Refusal) else response.status
+            self._spans.end(self.runtime.model, batch, status, _failure(response, results))
         self.runtime.count(batch, results, self._clock())
         self._hand_out()
         if self.runtime.waiting or self.runtime.mirror.on:
@@ -396,9 +412,6 @@ class _Model:
             self._send(after, self._lender)
         elif self.runtime.waiting and not batch.flies_on:
             self._poll()
-        if self._spans is not None:
-            status = None if isinstance(response, Refusal) else response.status
-            self._spans.end(self.runtime.model, batch, status, _failure(response, results))
 
     def _wake_others(self) -> None:
         """Shadows and slices of other models may have waited for what this one had to do."""
@@ -471,24 +484,11 @@ def _written_anew(path: str, body: Buffer) -> bytes:
     registers = path.endswith("/register")
     try:
         query = msgspec.json.decode(body or b"{}", type=RegionJson if registers else IndexQueryJson)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise malformed(f"request: {error}") from error
     if isinstance(query, RegionJson):
         check_region_key(query.key)
     return msgspec.json.encode(query)
-
-
-def _all(batch: Batch, refusal: Refusal) -> list[Tensors | Refusal]:
-    return [refusal] * len(batch.members)
-
-
-@lru_cache(maxsize=1024)
-def _labels(model: str, version: int, arm: str) -> bytes:
-    """Header lines that say who gave an answer."""
-    return (
-        f"{names.HEADER_MODEL}: {model}\r\n"
-        f"{names.HEADER_VERSION}: {version}\r\n{names.HEADER_ARM}: {arm}\r\n"
-    ).encode()
 
 
 def _failure(
@@ -520,6 +520,19 @@ def _uncollected() -> Iterator[None]:
 def _stop(task: asyncio.Task[None]) -> None:
     """Let a question be whose caller has gone."""
     task.cancel()
+
+
+def _all(batch: Batch, refusal: Refusal) -> list[Tensors | Refusal]:
+    return [refusal] * len(batch.members)
+
+
+@lru_cache(maxsize=1024)
+def _labels(model: str, version: int, arm: str) -> bytes:
+    """Header lines that say who gave an answer."""
+    return (
+        f"{names.HEADER_MODEL}: {model}\r\n"
+        f"{names.HEADER_VERSION}: {version}\r\n{names.HEADER_ARM}: {arm}\r\n"
+    ).encode()
 
 
 @lru_cache(maxsize=1024)

@@ -165,6 +165,7 @@ def version_info(
         inputs=tuple(map(tensor, metadata["inputs"])),
         outputs=tuple(map(tensor, metadata["outputs"])),
         stateful="sequence_batching" in config,
+        decoupled=decoupled,
         deterministic=marked.strip().lower() != "false",
         sequence_idle=int(idle) / 1e6 if idle else SEQUENCE_IDLE,
     )

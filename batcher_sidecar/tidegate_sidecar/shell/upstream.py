@@ -102,7 +102,7 @@ class Pool:
         if self._idle:
             self._idle.pop().send(buffers, ended)
             return
-        task = asyncio.get_running_loop().create_task(self._connect(buffers, ended))
+        task = asyncio.get_running_loop().create_task(self._send_anew(buffers, ended))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
 
@@ -112,9 +112,12 @@ class Pool:
         Raises:
             Refusal: Triton cannot be reached, or went away.
         """
-        future: asyncio.Future[Response | Refusal] = asyncio.get_running_loop().create_future()
-        self.send(buffers, lambda result: None if future.done() else future.set_result(result))
-        result = await future
+        self.busy += 1
+        try:
+            connection = self._idle.pop() if self._idle else await self._connect()
+            result = await connection.ask(buffers)
+        finally:
+            self.busy -= 1
         if isinstance(result, Refusal):
             raise result
         return result
@@ -129,16 +132,24 @@ class Pool:
         self._generation += 1
         self.close()
 
-    async def _connect(self, buffers: Sequence[Buffer], done: Done) -> None:
+    async def _send_anew(self, buffers: Sequence[Buffer], done: Done) -> None:
+        try:
+            connection = await self._connect()
+        except Refusal as refusal:
+            done(refusal)
+            return
+        connection.send(buffers, done)
+
+    async def _connect(self) -> "_Connection":
         loop = asyncio.get_running_loop()
         try:
             _, connection = await loop.create_connection(
                 lambda: _Connection(self, self._generation), *self._address
             )
         except OSError as error:
-            done(unavailable(f"the model server cannot be reached: {error.strerror or error}"))
-            return
-        connection.send(buffers, done)
+            reason = error.strerror or error
+            raise unavailable(f"the model server cannot be reached: {reason}") from error
+        return connection
 
     def put_back(self, connection: "_Connection") -> None:
         """Keep a connection for the next request."""
@@ -175,10 +186,23 @@ class _Connection(Owner):
         else:
             self._transport.writelines(buffers)
 
+    async def ask(self, buffers: Sequence[Buffer]) -> Response | Refusal:
+        """Send a request and wait; who gives up takes the connection with him."""
+        future: asyncio.Future[Response | Refusal] = asyncio.get_running_loop().create_future()
+        self.send(buffers, lambda result: None if future.done() else future.set_result(result))
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._transport.abort()
+            raise
+
     def close(self) -> None:
         self._transport.close()
 
     def data_received(self, data: bytes) -> None:
+        if self._done is None:
+            self._fail("the model server sent more than an answer")
+            return
         if self._head is None:
             rest = self._read_head(b"".join((*self._parts, data)))
             if rest is None:

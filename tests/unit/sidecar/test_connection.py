@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import resource
+import tracemalloc
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -228,6 +229,46 @@ async def test_who_does_not_read_is_not_answered_further(talk: Talk) -> None:
     talk.connection.resume_writing()
     assert not talk.transport.paused
     assert talk.handler.asked == [b"1", b"2", b"3", bytes(2**20)]
+
+
+async def test_who_asks_for_a_head_gets_no_body(talk: Talk) -> None:
+    talk.raw(b"HEAD /v2 HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert talk.transport.written == b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+
+
+async def test_a_line_behind_a_body_is_no_request_that_begins(talk: Talk) -> None:
+    talk.send(b"1")
+    for byte in (b"\r", b"\n", b"\r\n"):
+        talk.raw(byte)
+        assert not talk.connection.under_way
+    talk.send(b"2")
+    assert talk.handler.asked == [b"1", b"2"]
+
+
+async def test_a_tunnel_ends_the_connection(talk: Talk) -> None:
+    talk.raw(b"CONNECT a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    ((status, headers, _),) = talk.answers()
+    assert (status, headers["connection"]) == (403, "close")
+
+
+async def test_the_last_answer_can_be_read_by_who_has_asked_for_more(talk: Talk) -> None:
+    """To close with something unread would reset the connection, and take the answer away."""
+    last = LINE + b"Connection: close\r\nContent-Length: 1\r\n\r\n1"
+    talk.raw(last + last)
+    assert talk.handler.asked == [b"1"]
+    assert talk.transport.ended
+    assert not talk.transport.closed
+
+
+async def test_small_chunks_take_no_more_than_they_are(talk: Talk) -> None:
+    talk.raw(LINE + b"Transfer-Encoding: chunked\r\n\r\n")
+    tracemalloc.start()
+    talk.raw(b"2\r\nab\r\n" * 100_000)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 1_000_000
+    talk.raw(b"0\r\n\r\n")
+    assert talk.handler.asked == [b"ab" * 100_000]
 
 
 SLOW = [

@@ -39,6 +39,8 @@ INTERFACE = Interface(
     )
 )
 COUNTERS = Counters()
+FIXED = ENTRY_BYTES + len(b"{}")
+"""Bytes that an answer to a request without parameters of its own takes beside its tensors."""
 
 
 def request(
@@ -251,7 +253,9 @@ def test_what_is_kept_holds_no_whole_batch() -> None:
     found = cache.find(key_of(request()), ["y"], 0.0)
     assert found
     assert found.outputs["y"].data.obj == bytes(8)
-    assert cache.size == ENTRY_BYTES + 8
+    assert cache.size == FIXED + 8
+    cache.keep(key_of(request(parameters={"a": "b" * 1000})), ["y"], rows, 0.0)
+    assert cache.size > 2 * FIXED + 1000  # its key is kept, too
 
 
 class CacheMachine(RuleBasedStateMachine):
@@ -260,7 +264,7 @@ class CacheMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.cache = Cache()
-        self.settings = Deduplication(ttl=5.0, max_entries=3, max_bytes=3 * ENTRY_BYTES)
+        self.settings = Deduplication(ttl=5.0, max_entries=3, max_bytes=3 * FIXED)
         self.cache.configure(self.settings)
         self.model: list[tuple[Key, int, float]] = []
         self.now = 0.0
@@ -273,15 +277,15 @@ class CacheMachine(RuleBasedStateMachine):
             self.model.pop(0)
 
     def held(self) -> int:
-        return sum(ENTRY_BYTES + size for _, size, _ in self.model)
+        return sum(FIXED + size for _, size, _ in self.model)
 
-    @rule(name=st.sampled_from("abcde"), size=st.integers(0, 2 * ENTRY_BYTES))
+    @rule(name=st.sampled_from("abcde"), size=st.integers(0, 2 * FIXED))
     def keep(self, name: str, size: int) -> None:
         one = key_of(request(a=name.encode()))
         self.cache.keep(one, ["y"], answer(size), self.now)
-        if ENTRY_BYTES + size <= self.settings.max_bytes:
+        if FIXED + size <= self.settings.max_bytes:
             self.model = [entry for entry in self.model if entry[0] != one]
-            self.make_room(1, ENTRY_BYTES + size)
+            self.make_room(1, FIXED + size)
             self.model.append((one, size, self.now + self.settings.ttl))
 
     @rule(name=st.sampled_from("abcde"))
@@ -298,7 +302,7 @@ class CacheMachine(RuleBasedStateMachine):
         assert (found is None) == (entry is None)
         assert found is None or entry is None or len(found.outputs["y"].data) == entry[1]
 
-    @rule(entries=st.integers(1, 4), size=st.integers(1, 4 * ENTRY_BYTES))
+    @rule(entries=st.integers(1, 4), size=st.integers(1, 4 * FIXED))
     def configure(self, entries: int, size: int) -> None:
         self.settings = Deduplication(ttl=5.0, max_entries=entries, max_bytes=size)
         self.cache.configure(self.settings)

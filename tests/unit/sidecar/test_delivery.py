@@ -17,6 +17,7 @@ from hypothesis.stateful import (
 from tidegate_contract.table import BatchSettings, Deduplication, ErrorCheck, Level, SlowCheck
 from tidegate_sidecar.core.batcher import Batch
 from tidegate_sidecar.core.dedup import Carrier
+from tidegate_sidecar.core.delivery import error
 from tidegate_sidecar.core.exchange import Answer
 from tidegate_sidecar.core.pending import Pending
 from tidegate_sidecar.core.refusal import Refusal, lost
@@ -632,3 +633,13 @@ def test_everybody_gets_exactly_one_answer_and_counts_once(make: Any) -> None:
         lambda: Pod(make),  # type: ignore[arg-type]
         settings=settings(max_examples=25, stateful_step_count=30, deadline=None),
     )
+
+
+@pytest.mark.parametrize(("status", "told"), [(199, 500), (304, 500), (999, 500), (422, 422)])
+def test_an_error_is_told_by_a_status_that_is_one(status: int, told: int) -> None:
+    assert error(status, b"").status == told
+
+
+def test_a_clients_memory_that_is_too_small_is_no_fault_of_the_version() -> None:
+    said = b"shared memory size specified with the request for output 'y' (4 bytes) should be 8"
+    assert error(500, b'{"error":"%b"}' % said).status == 400

@@ -3,6 +3,7 @@
 import asyncio
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -23,6 +24,7 @@ from tidegate_tools.addresses import free_port
 HOST = "127.0.0.1"
 SERVICE = "inference.GRPCInferenceService"
 PATIENCE = 60.0
+FINAL = "triton_enable_empty_final_response"
 
 Parameter = messages.InferParameter
 Infer = messages.ModelInferRequest
@@ -68,9 +70,13 @@ def echo(caller: Caller, head: RequestHead, body: bytes) -> None:
 
 
 class FakeTriton:
-    """Answers questions with what it was asked, and each call of a stream by its id and version."""
+    """Answers questions with what it was asked, and each call of a stream by its id and version.
+
+    ``streams``: by each one, the versions that were asked.
+    """
 
     def __init__(self) -> None:
+        self.streams: list[list[str]] = []
         self.asked: list[tuple[str, bytes]] = []
         self._server = grpc.aio.server(handlers=[self])
         self.address = f"{HOST}:{self._server.add_insecure_port(f'{HOST}:0')}"
@@ -89,8 +95,11 @@ class FakeTriton:
             return message
 
         async def stream(calls: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+            versions: list[str] = []
+            self.streams.append(versions)
             async for one in calls:
                 request = Infer.FromString(one)
+                versions.append(request.model_version)
                 if request.id == "end":
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "ended")
                 yield messages.ModelStreamInferResponse(
@@ -479,10 +488,26 @@ async def test_a_stream_goes_to_the_version_that_is_meant(face: Face, make: Any)
     assert set(face.runtime.direct_at) == {1, 2}
     face.runtime.apply(make.table(("canary", 2, 10_000), revision=2, loaded=[1]))
     assert await talk.version(call(1, 2)) == "2"
-    final = {"triton_enable_empty_final_response": Parameter(bool_param=True)}
+    final = {FINAL: Parameter(bool_param=True)}
     assert await talk.version(call(1, 2, parameters=final)) == "2"
     await talk.stream.done_writing()
     assert await talk.stream.code() is grpc.StatusCode.OK
+
+
+async def test_decoupled_calls_have_a_stream_of_their_own(face: Face, make: Any) -> None:
+    face.runtime.version_ready(replace(make.version(2), decoupled=True))
+    talk = Talk(face)
+    for version in "1221":
+        assert await talk.version(call(1, 2, model_version=version)) == version
+    await talk.stream.done_writing()
+    assert await talk.stream.code() is grpc.StatusCode.OK
+    assert face.triton.streams == [["1", "1"], ["2", "2"]]
+
+
+async def test_a_long_message_still_fits_into_metadata(face: Face) -> None:
+    for name in ("n" * 100_000, "ñ" * 100_000):
+        error = await face.fails("ModelMetadata", messages.ModelMetadataRequest(name=name))
+        assert error.code() is grpc.StatusCode.NOT_FOUND
 
 
 async def test_a_stream_follows_its_header(face: Face, make: Any) -> None:
@@ -540,6 +565,8 @@ async def test_a_wrong_call_does_not_end_a_stream(face: Face) -> None:
         (call(1, 2, model_version="3"), "no version 3"),
         (Infer(model_name="m", inputs=[huge], raw_input_contents=[b""]), "shape"),
         (call(1, 2, parameters={"triton_x": Parameter(bool_param=True)}), "reserved"),
+        (call(1, 2, parameters={FINAL: Parameter(int64_param=1)}), "true or false"),
+        (call(model_version="1"), "batch-size"),
         (shared, "shared memory"),
     ):
         answer = await talk.say(message)

@@ -1,5 +1,10 @@
 """Heads of HTTP messages: what is not understood for certain is refused."""
 
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +14,8 @@ from tidegate_sidecar.core.refusal import Refusal
 from tidegate_sidecar.shell.http import (
     ChunkedBody,
     Memory,
+    RequestHead,
+    RequestMemory,
     read_request_head,
     read_response_head,
 )
@@ -18,7 +25,7 @@ LINE = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\n"
 
 def test_a_head() -> None:
     head = read_request_head(
-        LINE + b"Content-Length: 12\r\nInference-Header-Content-Length:  8 \r\nX-User: a\r\n"
+        LINE + b"Content-Length: 12\r\nInference-Header-Content-Length:  8 \r\nX-User: a \t\r\n"
         b"x-user: b\r\nExpect: 100-Continue\r\n\r\n"
     )
     assert isinstance(head.target, Target)
@@ -86,10 +93,24 @@ def test_what_two_readers_could_see_differently_is_refused(head: bytes) -> None:
     assert caught.value.status in (400, 413, 415)
 
 
+def test_an_old_client_expects_no_word_to_go_on() -> None:
+    line, _, fields = LINE.replace(b"1.1", b"1.0").partition(b"\r\n")
+    head = read_request_head(line + b"\r\nExpect: 100-continue\r\n" + fields + b"\r\n")
+    assert not head.expects
+
+
 def test_what_is_not_offered_is_known_with_the_head() -> None:
     head = read_request_head(b"POST /v2/repository/models/m/load HTTP/1.1\r\nHost: a\r\n\r\n")
     assert isinstance(head.target, Refusal)
     assert head.target.status == 403
+    assert head.target.__traceback__ is None  # else it would keep what it met, as it is kept
+
+
+@pytest.mark.parametrize("field", [b"", b"Transfer-Encoding: chunked\r\n"])
+def test_a_tunnel_is_refused(field: bytes) -> None:
+    with pytest.raises(Refusal) as caught:
+        read_request_head(b"CONNECT a HTTP/1.1\r\nHost: a\r\n" + field + b"\r\n")
+    assert caught.value.status == 403
 
 
 @given(st.binary(max_size=60), st.integers(0, 200))
@@ -160,3 +181,77 @@ def test_tritons_heads() -> None:
     for wrong in (b"HTTP/1.1 200 OK\r\n\r\n", b"nonsense\r\n\r\n"):
         with pytest.raises(Refusal):
             read_response_head(wrong)
+
+
+TRACED = LINE + b"Content-Length: 5\r\nTraceParent: %b\r\nX-User: a\r\nx-request-id: %b\r\n\r\n"
+
+
+def test_what_is_another_in_each_request_is_not_remembered() -> None:
+    read = RequestMemory()
+    for i in range(3000):
+        head = read(TRACED % (b"00-%d" % i, b"r%d" % i))
+        assert head.headers == {
+            "host": "a",
+            "content-length": "5",
+            "traceparent": f"00-{i}",
+            "x-user": "a",
+            "x-request-id": f"r{i}",
+        }
+        assert head.length == 5
+    assert len(read._remembered) == 1
+    plain = read(LINE + b"Content-Length: 5\r\nX-User: a\r\n\r\n")
+    assert plain.headers.keys() == {"host", "content-length", "x-user"}
+    assert len(read._remembered) == 1
+
+
+def test_a_head_without_such_headers_is_found_at_the_first_look() -> None:
+    read = RequestMemory()
+    one = LINE + b"X: 1\r\n\r\n"
+    assert read(one) is read(one)
+
+
+def outcome(read: Callable[[bytes], RequestHead], head: bytes) -> Any:
+    try:
+        found = read(head)
+    except Refusal as refusal:
+        return refusal.status
+    if isinstance(found.target, Refusal):
+        return str(found.target)
+    bare = {name: re.sub(r"[ \t]", "", value) for name, value in found.headers.items()}
+    return replace(found, headers=bare)
+
+
+LINES = st.sampled_from(
+    [
+        b"traceparent: 1",
+        b"TRACEPARENT:2 ",
+        b"tracestate: a=1,  b=2",
+        b"tracestate:\tc=3",
+        b"x-request-id:",
+        b"X-Request-Id: \xe4",
+        b"traceparent: \x01",
+        b"traceparent : 1",
+        b"traceparent:1\n",
+        b" traceparent: folded",
+        b"\ttraceparent: folded",
+        b"traceparent: 1\r",
+        b"Content-Length: 5",
+        b"Transfer-Encoding: chunked",
+        b"X: y",
+        b"X:",
+        b"",
+        b"POST /v2/models/m/infer HTTP/1.1",
+    ]
+)
+
+
+@given(st.lists(LINES, max_size=8), st.binary(max_size=3), st.integers(0, 200))
+@settings(max_examples=500)
+def test_it_reads_what_is_read_without_it(lines: list[bytes], rubbish: bytes, at: int) -> None:
+    head = b"\r\n".join((*lines[:1], LINE[:-2], *lines[1:], b"", b""))
+    head = head[:at] + rubbish + head[at:]
+    head = head[: head.find(b"\r\n\r\n") + 4]
+    read = RequestMemory()
+    expected = outcome(read_request_head, head)
+    assert outcome(read, head) == expected
+    assert outcome(read, head) == expected  # remembered, where it is

@@ -13,6 +13,7 @@ from tidegate_sidecar.core.refusal import Refusal
 from tidegate_sidecar.core.request import Buffer, Decoder, Interface, Plan
 
 X = {"name": "x", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": 8}}
+OUTPUTS = {"y": "FP32", "t": "BYTES"}
 X_JSON = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}
 
 
@@ -32,7 +33,8 @@ def request(header: Any, data: bytes = b"") -> tuple[bytes, int | None]:
 
 @pytest.fixture
 def plain(make: Any) -> Interface:
-    return Interface(make.version())
+    outputs = [Tensor(name=name, datatype=of, shape=[2]) for name, of in OUTPUTS.items()]
+    return Interface(make.version(outputs=outputs))
 
 
 def changed(**fields: Any) -> dict[str, Any]:
@@ -82,7 +84,19 @@ def changed(**fields: Any) -> dict[str, Any]:
             },
             "outputs[0].parameters",
         ),
+        (
+            {"inputs": [X], "outputs": [{"name": "t", "parameters": {"classification": 1}}]},
+            "outputs[0].parameters.classification",
+        ),
+        ({"inputs": [X], "parameters": {"a\0b": 1}}, "parameters: a name"),
+        ({"inputs": [X], "parameters": {"a": "b" * 70_000}}, "parameters: more than"),
+        ({"inputs": [X], "parameters": dict.fromkeys(map(str, range(5000)), 1)}, "parameters"),
+        ({"inputs": [X], "parameters": {"sequence_id": 2**64}}, "sequence_id"),
+        ({"inputs": [X], "parameters": {"sequence_id": "é" * 65}}, "parameters.sequence_id"),
+        ({"inputs": [X] * 5000}, "inputs: more than"),
+        ({"inputs": [X], "outputs": [{"name": "y"}] * 5000}, "outputs: more than"),
         (changed(name="z"), "inputs[0].name"),
+        (changed(name="z" * 100_000), "inputs[0].name"),
         (changed(datatype="FP99"), "inputs[0].datatype"),
         (changed(datatype="INT32"), "inputs[0].datatype"),
         (changed(shape=2), "$.inputs[0].shape"),
@@ -125,6 +139,7 @@ def test_a_clients_mistake_is_named(plain: Interface, header: Any, said: str) ->
         take(plain, *request(header, bytes(size)))
     assert 400 <= caught.value.status < 500
     assert said in caught.value.message
+    assert len(caught.value.message) < 10_000
 
 
 @pytest.mark.parametrize(
@@ -328,6 +343,30 @@ def test_priority_and_timeout_are_any_unsigned_integer(number: int) -> None:
         body, length = request({"inputs": [X], "parameters": {name: 2**64}}, bytes(8))
         with pytest.raises(Refusal, match=name):  # msgspec: beyond 64 bits there is no integer
             Decoder().decode(body, length)
+
+
+def test_a_sequence_has_any_number_of_64_bits() -> None:
+    """Clients draw them by chance."""
+    for number in (1, 2**63, 2**64 - 1):
+        body, length = request({"inputs": [X], "parameters": {"sequence_id": number}}, bytes(8))
+        call = Decoder().decode(body, length)[0].call
+        assert (call.alone, call.parameters) == (True, b'{"sequence_id":%d}' % number)
+
+
+def test_empty_inputs_are_not_ranked(make: Any) -> None:
+    open_ended = Interface(make.version(inputs=[Tensor(name="x", datatype="FP32", shape=[-1])]))
+    empty = X | {"shape": [1, 0], "parameters": {"binary_data_size": 0}}
+    wanted: dict[str, Any] = {"name": "y"}
+    take(open_ended, *request({"inputs": [empty], "outputs": [wanted]}))
+    wanted["parameters"] = {"classification": 1}
+    with pytest.raises(Refusal, match=r"outputs\[0\].parameters.classification"):
+        take(open_ended, *request({"inputs": [empty], "outputs": [wanted]}))
+    take(open_ended, *request({"inputs": [X], "outputs": [wanted]}, bytes(8)))
+
+
+def test_a_group_is_told_in_short(plain: Interface) -> None:
+    sent = request({"inputs": [X], "parameters": {"a": "b" * 10_000}}, bytes(8))
+    assert len(str(take(plain, *sent)[0].group)) < 1000
 
 
 def test_equal_headers_are_read_once_and_only_short_ones_without_data() -> None:

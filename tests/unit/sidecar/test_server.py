@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import random
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import aiohttp
@@ -15,8 +16,11 @@ from aiohttp import web
 
 from tidegate_contract.acknowledgement import Tensor
 from tidegate_contract.table import BatchSettings, ErrorCheck, Experiment, Outcome, RoutingTable
+from tidegate_sidecar.core.refusal import Refusal
+from tidegate_sidecar.core.request import Buffer
 from tidegate_sidecar.core.runtime import ModelRuntime
 from tidegate_sidecar.shell.server import DataPlane
+from tidegate_sidecar.shell.upstream import Pool, plain_request
 from tidegate_tools.addresses import free_port
 
 HOST = "127.0.0.1"
@@ -713,3 +717,85 @@ async def test_feedback_that_cannot_be_taken(
     assert await status(b" " * 2**21) == 413
     assert served.runtime.feedback.sums.keys()
     assert not any(one.count for one in served.runtime.feedback.sums.values())
+
+
+async def test_a_question_that_is_too_deep_is_answered(served: Served) -> None:
+    body = b'{"a":' + b"[" * 100_000
+    head = f"POST /v2/repository/index HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
+    reader, writer = await served.open()
+    writer.write(head.encode() + body)
+    status, _, _ = await read_answer(reader)
+    assert status == 400
+    writer.close()
+
+
+async def test_what_is_refused_by_its_head_holds_nobody(served: Served) -> None:
+    head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+    reader, writer = await served.open()
+    for _ in range(3):
+        writer.write(head)
+        status, _, _ = await read_answer(reader)
+        assert status == 403
+    target = served.plane.read_head(head).target
+    assert isinstance(target, Refusal)
+    assert target.__traceback__ is None
+    writer.close()
+
+
+async def test_a_question_is_dropped_with_its_caller(served: Served) -> None:
+    served.triton.gate.clear()
+    _, writer = await served.open()
+    writer.write(b"GET /v2 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc")
+    await until(lambda: served.triton.bodies)
+    assert served.triton.bodies == [b""]  # a question has none
+    writer.close()
+    await until(lambda: not served.plane._triton.busy)
+
+
+async def test_what_nobody_asked_for_ends_a_connection_to_triton() -> None:
+    more = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        await more.wait()
+        writer.write(b"HTTP/1.1 200")
+
+    async with await asyncio.start_server(answer, HOST, 0) as server:
+        pool = Pool(f"{HOST}:{server.sockets[0].getsockname()[1]}")
+        await pool.request(plain_request("a", "GET", "/", b""))
+        assert pool._idle
+        more.set()
+        await until(lambda: not pool._idle)
+
+
+async def test_a_body_of_many_objects_holds_nobody_up_for_its_garbage(served: Served) -> None:
+    body = b'{"inputs":[%b]}' % b",".join([b'{"name":"x","datatype":"FP32","shape":[1]}'] * 50_000)
+    head = served.plane.read_head(wire(body).partition(b"{")[0])
+    collections: list[dict[str, int]] = []
+
+    def collected(_: str, found: dict[str, int]) -> None:
+        collections.append(found)
+
+    gc.callbacks.append(collected)
+    try:
+        with pytest.raises(Refusal, match="inputs: more than"):
+            served.plane.handle(_Nobody(), head, body)
+    finally:
+        gc.callbacks.remove(collected)
+    assert len(collections) < 20  # else hundreds
+    assert gc.isenabled()
+
+
+class _Nobody:
+    """Who gets a refusal by its being raised."""
+
+    cancel: Callable[[], None] | None = None
+
+    def respond(
+        self, status: int, fields: bytes, parts: Sequence[Buffer], *, close: bool = False
+    ) -> None:
+        raise AssertionError
+
+    def refuse(self, refusal: Refusal, fields: bytes = b"", *, close: bool = False) -> None:
+        raise AssertionError
