@@ -678,7 +678,9 @@ class Scheduler:
         self._expired.append(item)
 
     def _drop(self, item: Item) -> None:
-        self.lanes[item.lane].queue.remove(item)
+        lane = self.lanes[item.lane]
+        lane.queue.remove(item)
+        lane.hold_until = -inf
         item.withdrawn = True
         self._left(item)
 

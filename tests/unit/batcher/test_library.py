@@ -253,7 +253,9 @@ def test_without_a_slot_there_is_no_batcher() -> None:
         Batcher(lambda items: items, slots=0)
 
 
-@pytest.mark.parametrize("returned", [None, 3, {1: 1}, "1", {1}, iter([1])], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize(
+    "returned", [None, 3, {1: 1}, "1", {1}, iter([1])], ids=lambda one: type(one).__name__
+)
 def test_what_is_no_list_of_results_is_a_mistake_that_all_are_told(returned: object) -> None:
     with Batcher(lambda _: returned) as batcher:  # type: ignore[arg-type, return-value]
         ticket = batcher.submit(1)

@@ -72,6 +72,15 @@ def test_a_batch_that_is_not_full_waits_for_its_oldest() -> None:
     assert made.next_wake() is None
 
 
+def test_nobody_is_woken_for_who_has_gone() -> None:
+    made = scheduler(max_wait=1.0)
+    (gone, _) = offer(made, item(1.0), item(1.25))
+    assert made.poll(1.25) == []
+    made.withdraw(gone)
+    assert made.poll(1.5) == []
+    assert made.next_wake() == 2.25
+
+
 def test_a_full_batch_does_not_wait() -> None:
     made = scheduler(max_wait=1.0)
     offer(made, *(item() for _ in range(5)))
