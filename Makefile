@@ -11,6 +11,10 @@ CLUSTER ?= embedded
 KEEP ?=
 NAME ?=
 PYTEST := $(PY) -m pytest
+# Processes that run whole test files side by side, each with servers and addresses of its own.
+# Tests on real parts wait half of their time, so that three of them suit two cores.
+ABREAST := --dist loadfile -n
+ON_REAL_PARTS := $(ABREAST) 3 --no-loadscope-reorder
 SOURCES := contract operator batcher_sidecar cli tools demo tests examples bench hatch_build.py
 
 .DEFAULT_GOAL := help
@@ -32,7 +36,8 @@ demo: $(VENV)/ready ## Tell the story on real parts: promote, roll back, refuse 
 demo-stop: $(VENV)/ready ## Stop what `make demo KEEP=1` left running
 	@$(PY) -m tidegate_demo --stop
 
-test: lint unit setup integration e2e ## Everything that must pass before a change lands
+test: lint unit setup ## Everything that must pass before a change lands
+	$(PYTEST) tests/e2e tests/integration $(ON_REAL_PARTS)
 
 lint: $(VENV)/ready ## ruff, mypy strict, import-linter
 	$(VENV)/bin/ruff check $(SOURCES)
@@ -41,20 +46,20 @@ lint: $(VENV)/ready ## ruff, mypy strict, import-linter
 	$(VENV)/bin/lint-imports --no-logo
 
 unit: $(VENV)/ready ## Tests of the pure rooms and of small shells: no API server, no Triton
-	$(PYTEST) tests/unit -n 2 --dist loadfile
+	$(PYTEST) tests/unit $(ABREAST) 2
 
 integration: setup ## Tests on a real API server, Prometheus and Triton
-	$(PYTEST) tests/integration
+	$(PYTEST) tests/integration $(ON_REAL_PARTS)
 
 e2e: setup ## The demo's stories, told to the end, also with parts killed
-	$(PYTEST) tests/e2e
+	$(PYTEST) tests/e2e $(ON_REAL_PARTS)
 
 compiled: $(VENV)/ready ## Compile the sidecar's hot path into build/compiled (2 minutes; needs a C compiler)
 	@$(PY) hatch_build.py
 
 test-compiled: compiled ## The tests of sidecar and batcher, against the compiled code
 	PYTHONPATH=$(CURDIR)/build/compiled $(PY) -c "from tidegate_sidecar.__main__ import COMPILED; assert COMPILED"
-	PYTHONPATH=$(CURDIR)/build/compiled $(PYTEST) tests/unit/batcher tests/unit/sidecar tests/unit/sidecar_control -n 2 --dist loadfile
+	PYTHONPATH=$(CURDIR)/build/compiled $(PYTEST) tests/unit/batcher tests/unit/sidecar tests/unit/sidecar_control $(ABREAST) 2
 
 bench: setup ## Print the figures, each with its raw samples in bench-results/ (NAME=... for one)
 	@$(PY) hatch_build.py || echo "No compiled sidecar, which the image has: it is measured as it is."

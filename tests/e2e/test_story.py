@@ -13,6 +13,8 @@ from tidegate_demo.proof import checks
 from tidegate_demo.story import Told
 from tidegate_demo.world import World
 
+pytestmark = pytest.mark.timeout(900)
+"""The story has limits of its own, for each act; the first test waits for all of it."""
 Telling = tuple[World, Told]
 CLAIMS = [
     "version 2 won its test, which moved nothing",

@@ -15,6 +15,8 @@ from tidegate_contract import names
 from tidegate_demo.story import Told
 from tidegate_demo.world import World
 
+pytestmark = pytest.mark.timeout(900)
+"""The story has limits of its own, for each act; the first test waits for all of it."""
 Telling = tuple[World, Told]
 Trouble = Callable[[World, int, Any], None]
 

@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -49,7 +51,18 @@ def test_a_key_is_new_each_time_and_has_the_form_of_rfc_5915() -> None:
 
 
 def test_ports_lie_below_those_of_outgoing_connections() -> None:
-    assert all(20_000 <= free_port() <= 32_000 for _ in range(20))
+    assert all(20_000 <= free_port() < 32_000 for _ in range(20))
+
+
+def test_no_two_processes_draw_the_same_port() -> None:
+    drawing = (
+        "from tidegate_tools.addresses import free_port; print([free_port() for _ in range(50)])"
+    )
+    mine = {free_port() for _ in range(50)}
+    told = subprocess.run([sys.executable, "-c", drawing], capture_output=True, check=True).stdout
+    theirs = set(json.loads(told))
+    assert len(mine) == len(theirs) == 50
+    assert not mine & theirs
 
 
 @pytest.mark.parametrize(
