@@ -237,6 +237,7 @@ class Scheduler:
         self.came[level] = now
         if (
             level < place.hold_level
+            or item.alone
             or item.answer_by < place.hold_by
             or item.send_by < place.hold_until
         ):
@@ -500,6 +501,7 @@ class Scheduler:
         begun = self._time.sent(batch.sent_at)
         self._flights[batch] = _Flight(lane, group, level, begun, owed)
         lane.in_flight += 1
+        lane.hold_until = -inf
         self.flying[level] += 1
         self._device.slices += owed.slice
         lane.reserve.unpaid += owed.aged > 0.0

@@ -81,6 +81,24 @@ def test_nobody_is_woken_for_who_has_gone() -> None:
     assert made.next_wake() == 2.25
 
 
+def test_nobody_is_woken_for_a_wait_that_is_over() -> None:
+    made = scheduler(max_wait=1.0, max_batch_size=2)
+    offer(made, item())
+    assert made.poll(0) == []
+    offer(made, item(), item())
+    assert len(poll_one(made).members) == 2
+    assert made.poll(0) == []
+    assert made.next_wake() is None
+
+
+def test_one_that_goes_alone_ends_the_wait_of_others() -> None:
+    made = scheduler(max_wait=1.0)
+    first = offer(made, item(group="a"))
+    assert made.poll(0) == []
+    offer(made, item(group="b", alone=True))
+    assert poll_one(made).members == first
+
+
 def test_a_full_batch_does_not_wait() -> None:
     made = scheduler(max_wait=1.0)
     offer(made, *(item() for _ in range(5)))
