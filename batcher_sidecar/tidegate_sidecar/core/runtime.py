@@ -136,6 +136,11 @@ class ModelRuntime:
         """The versions that requests are sent to."""
         return {version: served.info for version, served in self._batcher.served.items()}
 
+    @property
+    def decoupled(self) -> bool:
+        """Whether some version that requests are sent to answers as often as it likes."""
+        return any(served.info.decoupled for served in self._batcher.served.values())
+
     def in_use(self, version: int, now: float) -> bool:
         """Whether requests of a version wait or are in flight, or more of a sequence may come."""
         return self._batcher.in_use(version) or self.sequences.holds(version, now)

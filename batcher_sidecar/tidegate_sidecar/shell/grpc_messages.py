@@ -17,6 +17,7 @@ from tritonclient.grpc.service_pb2 import (
     InferParameter,
     ModelInferRequest,
     ModelInferResponse,
+    ModelStreamInferResponse,
 )
 
 from tidegate_sidecar.core import tensors
@@ -44,6 +45,12 @@ _TYPED: Final = {
 """The field that carries a type's values, and the values' form in an array."""
 _RAW_FIELD: Final = b"\x32"
 """Key of ``raw_output_contents``: field 6, length-delimited."""
+_RESPONSE_FIELD: Final = b"\x12"
+"""Key of ``infer_response``: field 2, length-delimited."""
+_LAST: Final = ModelInferResponse(
+    parameters={"triton_final_response": InferParameter(bool_param=True)}
+).SerializeToString()
+"""What Triton adds to an answer in a stream: no other follows."""
 
 
 class Call(NamedTuple):
@@ -96,6 +103,24 @@ def write_answer(parts: Sequence[Buffer], call_id: str) -> bytes:
 
     ``parts``: its JSON, then its outputs, each in one piece or several.
     """
+    return b"".join(_written(parts, call_id))
+
+
+def write_streamed(parts: Sequence[Buffer], call_id: str) -> bytes:
+    """Write the ``ModelStreamInferResponse`` for an answer; see ``write_answer``."""
+    written = [*_written(parts, call_id), _LAST]
+    return b"".join((_RESPONSE_FIELD, _varint(sum(map(len, written))), *written))
+
+
+def write_streamed_refusal(message: str, call_id: str) -> bytes:
+    """Write the ``ModelStreamInferResponse`` for a call that gets no answer."""
+    refusal = ModelStreamInferResponse(error_message=message)
+    refusal.infer_response.id = call_id
+    written: bytes = refusal.SerializeToString()
+    return written
+
+
+def _written(parts: Sequence[Buffer], call_id: str) -> list[Buffer]:
     header = bytes(parts[0])
     describe = _describe if len(header) > _REMEMBERED_BYTES else _remembered_description
     described = describe(header)
@@ -108,7 +133,7 @@ def write_answer(parts: Sequence[Buffer], call_id: str) -> bytes:
             piece = next(pieces)
             written.append(piece)
             missing -= len(piece)
-    return b"".join(written)
+    return written
 
 
 def _typed_contents(request: Any) -> list[bytes]:

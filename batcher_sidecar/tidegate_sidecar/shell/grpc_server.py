@@ -1,44 +1,45 @@
 """KServe v2 over gRPC: inference into the same queue as over HTTP, the rest to Triton's own gRPC.
 
 An inference call is handed to the data plane as the HTTP request that says the same, so that its
-rules, its batches and its counters are those of HTTP. Streams and questions pass through: as
-messages, with the version that is meant written in.
+rules, its batches and its counters are those of HTTP; so is each call of a stream. Questions pass
+through, with the version that is meant written in.
 """
 
 import asyncio
-import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as messages
 
-from tidegate_contract import names
 from tidegate_sidecar.core.endpoints import (
     RPC_SERVICE,
     Kind,
-    Target,
     check_region_key,
     not_offered,
     understand_rpc,
-    version_number,
 )
 from tidegate_sidecar.core.forwarding import Forwarding
-from tidegate_sidecar.core.refusal import Refusal, malformed
-from tidegate_sidecar.core.request import Buffer, Call, Decoder
+from tidegate_sidecar.core.refusal import Refusal, malformed, unavailable
+from tidegate_sidecar.core.request import Decoder
 from tidegate_sidecar.core.runtime import ModelRuntime
-from tidegate_sidecar.shell.connection import Caller
-from tidegate_sidecar.shell.grpc_messages import call_of, parse_call, write_answer
+from tidegate_sidecar.shell.grpc_call import (
+    Plane,
+    Waiting,
+    headers_of,
+    named_version,
+    with_deadline,
+)
+from tidegate_sidecar.shell.grpc_decoupled import Decoupled, Upstream
+from tidegate_sidecar.shell.grpc_messages import parse_call, write_answer
 from tidegate_sidecar.shell.grpc_stream import Stream
-from tidegate_sidecar.shell.http import MAX_BODY_BYTES, MAX_HEAD_BYTES, RequestHead
-
-_log = logging.getLogger(__name__)
+from tidegate_sidecar.shell.http import MAX_BODY_BYTES, MAX_HEAD_BYTES
 
 _FRAME_BYTES: Final = 2**20
 """What a message may hold beside its tensors."""
@@ -60,7 +61,7 @@ _CODES: Final[dict[int, grpc.StatusCode]] = {
     HTTPStatus.SERVICE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     HTTPStatus.GATEWAY_TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-_MISTAKE: Final = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "a mistake of the sidecar")
+_SHUTTING_DOWN: Final = unavailable("this pod is shutting down")
 _REQUESTS: Final = {
     "ServerLive": messages.ServerLiveRequest,
     "ServerMetadata": messages.ServerMetadataRequest,
@@ -81,58 +82,6 @@ _NOT_READY: Final = b""
 Metadata = tuple[tuple[str, str], ...]
 
 
-class Plane(Protocol):
-    """Who answers inference."""
-
-    health_ready: Callable[[], bool]
-    draining: bool
-
-    def handle(self, connection: Caller, head: RequestHead, body: bytes) -> None:
-        """See that the caller gets one ``respond`` or ``refuse``, now or later.
-
-        Raises:
-            Refusal: in place of calling ``refuse``.
-        """
-
-
-class _Waiting:
-    """A call that waits for its answer, as the data plane sees it: a ``Caller``."""
-
-    def __init__(self) -> None:
-        self.cancel: Callable[[], None] | None = None
-        self.answered: asyncio.Future[Sequence[Buffer] | Refusal] = (
-            asyncio.get_running_loop().create_future()
-        )
-        self.fields = b""
-
-    def respond(
-        self,
-        status: int,  # noqa: ARG002 - an answer that is no refusal is a good one
-        fields: bytes,
-        parts: Sequence[Buffer],
-        *,
-        close: bool = False,  # noqa: ARG002 - a call is no connection
-    ) -> None:
-        """Take the answer; ``fields`` are HTTP's header lines."""
-        self._take(fields, parts)
-
-    def refuse(
-        self,
-        refusal: Refusal,
-        fields: bytes = b"",
-        *,
-        close: bool = False,  # noqa: ARG002 - as above
-    ) -> None:
-        """Take why there is none."""
-        self._take(fields, refusal)
-
-    def _take(self, fields: bytes, answer: Sequence[Buffer] | Refusal) -> None:
-        self.cancel = None
-        if not self.answered.done():
-            self.fields = fields
-            self.answered.set_result(answer)
-
-
 class GrpcServer:
     """The gRPC face of one pod.
 
@@ -151,11 +100,13 @@ class GrpcServer:
         forwarding: Forwarding | None = None,
     ) -> None:
         self._plane = plane
-        self._forwarding = forwarding
+        self._decoupled = Decoupled(
+            runtimes, Decoder(shared_memory=shared_memory), forwarding, clock
+        )
+        self._stopping = asyncio.Event()
         self._shared_memory = shared_memory
         self._runtimes = runtimes
         self._triton = triton
-        self._clock = clock
         self._server: grpc.aio.Server
         self._channel: grpc.aio.Channel
 
@@ -177,7 +128,11 @@ class GrpcServer:
         await self._server.start()
 
     async def stop(self, grace: float) -> None:
-        """Accept nothing more, answer what was accepted, for at most ``grace`` seconds."""
+        """Accept nothing more, answer what was accepted, for at most ``grace`` seconds.
+
+        Streams end as soon as all that was taken from them is answered.
+        """
+        self._stopping.set()
         await self._server.stop(grace)
         await self._channel.close()
 
@@ -203,30 +158,15 @@ class GrpcServer:
         return grpc.unary_unary_rpc_method_handler(ask)
 
     async def _infer(self, message: bytes, context: Any) -> bytes:
-        waiting = _Waiting()
-        call_id = ""
-        try:
-            call = call_of(parse_call(message))
-            call_id = call.id
-            target = Target(Kind.INFER, "POST", "", call.model, _named(call.version))
-            headers = _headers(context.invocation_metadata(), context.time_remaining())
-            head = RequestHead(target, headers, len(call.body), call.json_length)
-            self._plane.handle(waiting, head, call.body)
-            answer = await waiting.answered
-            context.set_trailing_metadata(_metadata(waiting.fields))
-            if not isinstance(answer, Refusal):
-                return write_answer(answer, call_id)
-            refusal = answer
-        except Refusal as error:
-            refusal = error
-        except asyncio.CancelledError:
-            if waiting.cancel:
-                waiting.cancel()
-            raise
-        except Exception:  # noqa: BLE001 - whatever it is, this client gets an answer
-            _log.exception("a call met a mistake of ours")
-            refusal = _MISTAKE
-        return await _abort(context, refusal)
+        waiting = Waiting()
+        with waiting.told():
+            request = parse_call(message)
+            waiting.id = request.id
+            headers = headers_of(context.invocation_metadata())
+            waiting.hand_in(self._plane, request, with_deadline(headers, context.time_remaining()))
+        answer = await waiting.answer(write_answer)
+        context.set_trailing_metadata(_metadata(waiting.fields))
+        return await _abort(context, answer) if isinstance(answer, Refusal) else answer
 
     async def _ready(self, message: bytes, context: Any) -> bytes:  # noqa: ARG002 - says nothing
         ready = self._plane.health_ready() and not self._plane.draining
@@ -259,7 +199,7 @@ class GrpcServer:
         question.DiscardUnknownFields()
         if "version" in kind.DESCRIPTOR.fields_by_name and question.name:
             default = self._runtime(question.name).default_version
-            question.version = str(_named(question.version) or default)
+            question.version = str(named_version(question.version) or default)
         if isinstance(question, messages.SystemSharedMemoryRegisterRequest):
             check_region_key(question.key)
         written: bytes = question.SerializeToString()
@@ -271,26 +211,19 @@ class GrpcServer:
         raise Refusal(HTTPStatus.NOT_FOUND, f"model {model!r} is not served here")
 
     async def _stream(self, calls: AsyncIterator[bytes], context: Any) -> None:
-        """Pass a stream through."""
-        headers = _headers(context.invocation_metadata(), None)
-        upstream = self._channel.stream_stream(f"/{RPC_SERVICE}/ModelStreamInfer")
-
-        def begin() -> Any:
+        def begin() -> Upstream:
+            upstream = self._channel.stream_stream(f"/{RPC_SERVICE}/ModelStreamInfer")
             return upstream(timeout=context.time_remaining())
 
+        headers = headers_of(context.invocation_metadata())
+        stream = Stream(self._plane, self._decoupled, headers, begin, context)
         try:
-            decoder = Decoder(shared_memory=self._shared_memory)
-            told = self._forwarding.chosen(headers) if self._forwarding else {}
-            await Stream(self._choose, headers, begin, context, decoder, told).run(calls)
+            ended = await stream.run(calls, self._stopping)
         except grpc.aio.AioRpcError as error:
             await context.abort(error.code(), error.details() or "")
-
-    def _choose(
-        self, call: Call, model: str, version: str, headers: Mapping[str, str]
-    ) -> tuple[int, bool]:
-        runtime = self._runtime(model)
-        chosen = runtime.choose(call, _named(version), headers, self._clock())
-        return chosen, runtime.ready[chosen].decoupled
+            raise
+        if not ended:
+            await _abort(context, _SHUTTING_DOWN)
 
 
 def _refusing(refusal: Refusal) -> Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]]:
@@ -317,29 +250,6 @@ async def _abort(context: Any, refusal: Refusal) -> bytes:
 def _details(message: str) -> str:
     """A message as it fits into metadata, where what is not ASCII takes up to 12 bytes."""
     return message if message.isascii() else message[:_DETAILS]
-
-
-def _named(version: str) -> int | None:
-    """The version that a message names.
-
-    Raises:
-        Refusal: it is no number.
-    """
-    return version_number(version, "model_version") if version else None
-
-
-def _headers(metadata: Any, remaining: float | None) -> dict[str, str]:
-    """Metadata as headers, with the call's own deadline where it ends before the one they name."""
-    headers: dict[str, str] = {}
-    for name, value in metadata or ():
-        if isinstance(value, str):
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    if remaining is not None:
-        own = max(1, int(remaining * 1000))
-        named = headers.get(names.HEADER_DEADLINE, "")
-        if not named or (named.isdecimal() and int(named[:18]) > own):
-            headers[names.HEADER_DEADLINE] = str(own)
-    return headers
 
 
 @lru_cache(maxsize=1024)

@@ -6,7 +6,7 @@ gRPC itself would refuse never gets as far.
 
 import asyncio
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from random import Random
 from typing import Any
 
@@ -43,6 +43,7 @@ class Context:
 
     def __init__(self) -> None:
         self.ended: list[grpc.StatusCode] = []
+        self.written: list[bytes] = []
         self._trailing: Any = ()
 
     def invocation_metadata(self) -> Any:
@@ -56,6 +57,9 @@ class Context:
 
     def set_trailing_metadata(self, metadata: Any) -> None:
         self._trailing = metadata
+
+    async def write(self, message: bytes) -> None:
+        self.written.append(message)
 
     async def abort(self, code: grpc.StatusCode, details: str, trailing: Any) -> None:
         assert details
@@ -114,7 +118,23 @@ class Face:
         async def run() -> list[Any]:
             return await asyncio.gather(*map(ask, given_messages))
 
-        found = self.loop.run_until_complete(asyncio.wait_for(run(), 60))
+        return self._run(run())
+
+    def streamed(self, given_messages: list[bytes]) -> list[Any]:
+        """For each call of one stream its answer, or why it has none."""
+        context = Context()
+
+        async def calls() -> AsyncIterator[bytes]:
+            for one in given_messages:
+                yield one
+
+        self._run(self.server._stream(calls(), context))
+        assert not context.ended
+        found = map(messages.ModelStreamInferResponse.FromString, context.written)
+        return [one.error_message or one.infer_response for one in found]
+
+    def _run(self, asking: Coroutine[Any, Any, Any]) -> Any:
+        found = self.loop.run_until_complete(asyncio.wait_for(asking, 60))
         assert not self.faults
         return found
 
@@ -201,11 +221,30 @@ def test_every_call_ends_once_and_by_its_own_fault(face: Face, seed: int) -> Non
     sound = [good(draw) for _ in range(TOGETHER // 4)]
     broken = [changed(draw) for _ in range(TOGETHER - len(sound))]
     found = face.answers([one.SerializeToString() for one, _ in sound] + broken)
-    ids = [one.id for one, _ in sound]
-    for id_, (_, numbers), answer in zip(ids, sound, found, strict=False):
-        assert isinstance(answer, messages.ModelInferResponse), answer
-        assert answer.id == id_
-        (raw,) = answer.raw_output_contents
-        assert list(struct.unpack(f"<{len(numbers)}f", raw)) == [2 * one for one in numbers]
+    for (request, numbers), answer in zip(sound, found, strict=False):
+        check(answer, request.id, numbers)
     for answer in found[len(sound) :]:
         assert isinstance(answer, messages.ModelInferResponse) or answer in _CLIENTS, answer
+
+
+@given(SEEDS)
+@settings(FUZZ, max_examples=CALLS // TOGETHER // 2)
+def test_every_call_of_a_stream_is_answered_in_its_place(face: Face, seed: int) -> None:
+    draw = Random(seed)
+    drawn = [draw.choice((good, changed))(draw) for _ in range(TOGETHER)]
+    asked = [one if isinstance(one, bytes) else one[0].SerializeToString() for one in drawn]
+    found = face.streamed(asked)
+    assert len(found) == TOGETHER
+    for one, answer in zip(drawn, found, strict=True):
+        if isinstance(one, bytes):
+            assert answer != "a mistake of the sidecar"
+        else:
+            check(answer, one[0].id, one[1])
+
+
+def check(answer: Any, id_: str, numbers: list[float]) -> None:
+    """These are the numbers of a good call, doubled."""
+    assert isinstance(answer, messages.ModelInferResponse), answer
+    assert answer.id == id_
+    (raw,) = answer.raw_output_contents
+    assert list(struct.unpack(f"<{len(numbers)}f", raw)) == [2 * one for one in numbers]

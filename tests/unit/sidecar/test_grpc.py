@@ -1,9 +1,10 @@
-"""The gRPC face: calls become the data plane's requests, streams and questions pass through."""
+"""The gRPC face: calls become the data plane's requests, questions pass through."""
 
 import asyncio
 import struct
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import grpc
@@ -463,25 +464,160 @@ async def test_readiness_is_our_own(face: Face, ready: bool, draining: bool, sai
     assert not face.triton.asked
 
 
+async def test_a_long_message_still_fits_into_metadata(face: Face) -> None:
+    for name in ("n" * 100_000, "ñ" * 100_000):
+        error = await face.fails("ModelMetadata", messages.ModelMetadataRequest(name=name))
+        assert error.code() is grpc.StatusCode.NOT_FOUND
+
+
 class Talk:
     """A stream through the face."""
 
-    def __init__(self, face: Face, *metadata: tuple[str, str]) -> None:
+    def __init__(self, face: Face, *metadata: tuple[str, str], **options: Any) -> None:
         method = face.channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")
-        self.stream = method(metadata=metadata)
+        self.stream = method(metadata=metadata, **options)
+
+    async def send(self, message: Any) -> None:
+        data = message if isinstance(message, bytes) else message.SerializeToString()
+        await self.stream.write(data)
+
+    async def hear(self) -> Any:
+        answer = await asyncio.wait_for(self.stream.read(), PATIENCE)
+        return messages.ModelStreamInferResponse.FromString(answer)
 
     async def say(self, message: Any) -> Any:
         """Send a call; its answer."""
-        data = message if isinstance(message, bytes) else message.SerializeToString()
-        await self.stream.write(data)
-        answer = await asyncio.wait_for(self.stream.read(), PATIENCE)
-        return messages.ModelStreamInferResponse.FromString(answer)
+        await self.send(message)
+        return await self.hear()
 
     async def version(self, message: Any) -> str:
         return str((await self.say(message)).infer_response.model_version)
 
+    async def end(self) -> Any:
+        """Say that no more calls come; how the stream ends."""
+        await self.stream.done_writing()
+        return await asyncio.wait_for(self.stream.code(), PATIENCE)
 
-async def test_a_stream_goes_to_the_version_that_is_meant(face: Face, make: Any) -> None:
+
+def decouple(face: Face, make: Any, *versions: int) -> None:
+    for version in versions:
+        face.runtime.version_ready(replace(make.version(version), decoupled=True))
+
+
+async def test_calls_of_a_stream_are_single_ones_answered_in_order(face: Face) -> None:
+    talk = Talk(face, ("x-user", "7"), timeout=PATIENCE)
+    for number in range(3):
+        final = {FINAL: Parameter(bool_param=bool(number))}
+        await talk.send(call(number, 2, id=f"i{number}", model_version="2", parameters=final))
+    await face.until_asked(3)
+    for number, (caller, head, body) in reversed(list(enumerate(face.plane.asked))):
+        assert head.target == Target(Kind.INFER, "POST", "", "m", 2)
+        assert head.headers["x-user"] == "7"
+        assert int(head.headers["tidegate-deadline-ms"]) > 0
+        assert FINAL.encode() not in body[: head.json_length]
+        if number == 1:
+            caller.refuse(Refusal(429, "full"))
+        else:
+            echo(caller, head, body)
+    first, second, third = [await talk.hear() for _ in range(3)]
+    for number, answer in ((0, first), (2, third)):
+        response = answer.infer_response
+        assert not answer.error_message
+        assert (response.id, response.model_name, response.model_version) == (
+            f"i{number}",
+            "m",
+            "1",
+        )
+        assert response.parameters["triton_final_response"].bool_param
+        assert response.raw_output_contents == [struct.pack("<2f", number, 2)]
+    assert (second.error_message, second.infer_response.id) == ("full", "i1")
+    assert await talk.end() is grpc.StatusCode.OK
+    assert not face.triton.streams
+
+
+async def test_all_calls_are_answered_after_the_last_one_came(face: Face) -> None:
+    talk = Talk(face)
+    for _ in range(3):
+        await talk.send(call(1, 2))
+    await talk.stream.done_writing()
+    await face.until_asked(3)
+    for asked in face.plane.asked:
+        echo(*asked)
+    assert [(await talk.hear()).error_message for _ in range(3)] == [""] * 3
+    assert await talk.stream.code() is grpc.StatusCode.OK
+
+
+async def test_a_stream_has_a_bounded_number_of_calls_under_way(face: Face) -> None:
+    talk = Talk(face)
+
+    async def send() -> None:
+        for _ in range(300):
+            await talk.send(call(1, 2))
+
+    sending = asyncio.create_task(send())
+    await face.until_asked(256)
+    for _ in range(20):  # more would have come
+        await face.ask("ServerReady", b"")
+    assert len(face.plane.asked) == 256
+    for asked in face.plane.asked[:256]:
+        echo(*asked)
+    face.plane.answer = echo
+    for asked in face.plane.asked[256:]:
+        echo(*asked)
+    assert [(await talk.hear()).error_message for _ in range(300)] == [""] * 300
+    await sending
+    assert await talk.end() is grpc.StatusCode.OK
+
+
+async def test_who_leaves_a_stream_takes_all_of_its_calls_along(face: Face) -> None:
+    left: list[int] = []
+
+    def note(caller: Caller, head: RequestHead, body: bytes) -> None:
+        caller.cancel = partial(left.append, len(face.plane.asked))
+
+    face.plane.answer = note
+    talk = Talk(face)
+    for _ in range(3):
+        await talk.send(call(1, 2))
+    await face.until_asked(3)
+    talk.stream.cancel()
+    async with asyncio.timeout(PATIENCE):
+        while len(left) < 3:  # noqa: ASYNC110 - looks from outside
+            await asyncio.sleep(0.01)
+    assert sorted(left) == [1, 2, 3]
+
+
+async def test_a_stream_ends_at_the_end_with_what_it_has_taken(face: Face) -> None:
+    talk, idle = Talk(face), Talk(face)
+    for _ in range(2):
+        await talk.send(call(1, 2))
+    await face.until_asked(2)
+    stopping = asyncio.create_task(face.server.stop(PATIENCE))
+    for asked in face.plane.asked:
+        echo(*asked)
+    assert [(await talk.hear()).error_message for _ in range(2)] == ["", ""]
+    for one in (talk, idle):
+        assert await asyncio.wait_for(one.stream.code(), PATIENCE) is grpc.StatusCode.UNAVAILABLE
+        assert "shutting down" in await one.stream.details()
+    await asyncio.wait_for(stopping, PATIENCE)
+
+
+async def test_a_mistake_of_ours_does_not_end_a_stream(face: Face) -> None:
+    def fail(caller: Caller, head: RequestHead, body: bytes) -> None:
+        if len(face.plane.asked) == 1:
+            raise ValueError
+        if len(face.plane.asked) == 2:
+            caller.respond(200, b"", [b"no json"])
+        echo(caller, head, body)
+
+    face.plane.answer = fail
+    talk = Talk(face)
+    for mistake in ("a mistake of the sidecar", "a mistake of the sidecar", ""):
+        assert (await talk.say(call(1, 2))).error_message == mistake
+
+
+async def test_decoupled_calls_pass_by_to_the_version_that_is_meant(face: Face, make: Any) -> None:
+    decouple(face, make, 1, 2)
     talk = Talk(face)
     assert await talk.version(call(1, 2)) == "1"
     assert await talk.version(call(1, 2, model_version="2")) == "2"
@@ -489,28 +625,30 @@ async def test_a_stream_goes_to_the_version_that_is_meant(face: Face, make: Any)
     face.runtime.apply(make.table(("canary", 2, 10_000), revision=2, loaded=[1]))
     assert await talk.version(call(1, 2)) == "2"
     final = {FINAL: Parameter(bool_param=True)}
-    assert await talk.version(call(1, 2, parameters=final)) == "2"
-    await talk.stream.done_writing()
-    assert await talk.stream.code() is grpc.StatusCode.OK
+    answer = (await talk.say(call(1, 2, parameters=final))).infer_response
+    assert answer.model_version == "2"
+    assert answer.parameters[FINAL].bool_param
+    assert await talk.end() is grpc.StatusCode.OK
+    assert face.triton.streams == [["1", "2", "2", "2"]]
+    assert not face.plane.asked
 
 
-async def test_decoupled_calls_have_a_stream_of_their_own(face: Face, make: Any) -> None:
-    face.runtime.version_ready(replace(make.version(2), decoupled=True))
+async def test_other_calls_of_a_model_with_a_decoupled_version_do_not_pass_by(
+    face: Face, make: Any
+) -> None:
+    decouple(face, make, 2)
+    face.plane.answer = echo
     talk = Talk(face)
-    for version in "1221":
-        assert await talk.version(call(1, 2, model_version=version)) == version
-    await talk.stream.done_writing()
-    assert await talk.stream.code() is grpc.StatusCode.OK
-    assert face.triton.streams == [["1", "1"], ["2", "2"]]
+    for version in ("1", "2", "2", "1", ""):
+        final = {FINAL: Parameter(bool_param=True)}
+        assert await talk.version(call(1, 2, model_version=version, parameters=final)) in "12"
+    assert await talk.end() is grpc.StatusCode.OK
+    assert face.triton.streams == [["2", "2"]]
+    assert [head.target.version for _, head, _ in face.plane.asked] == [1, 1, 1]
 
 
-async def test_a_long_message_still_fits_into_metadata(face: Face) -> None:
-    for name in ("n" * 100_000, "ñ" * 100_000):
-        error = await face.fails("ModelMetadata", messages.ModelMetadataRequest(name=name))
-        assert error.code() is grpc.StatusCode.NOT_FOUND
-
-
-async def test_a_stream_follows_its_header(face: Face, make: Any) -> None:
+async def test_a_decoupled_call_follows_its_header(face: Face, make: Any) -> None:
+    decouple(face, make, 1, 2)
     split = ("control", 1, 5_000), ("treatment", 2, 5_000)
     by_user = Assignment(header="x-user", salt="s")
     face.runtime.apply(make.table(*split, revision=2, assignment=by_user))
@@ -524,7 +662,8 @@ async def test_a_stream_follows_its_header(face: Face, make: Any) -> None:
     assert found == {"1", "2"}
 
 
-async def test_a_stream_tells_models_of_its_headers(face: Face) -> None:
+async def test_a_decoupled_model_is_told_of_headers(face: Face, make: Any) -> None:
+    decouple(face, make, 1)
     talk = Talk(face, ("x-tenant", "a"), ("x-user", "7"))
     answer = await talk.say(call(1, 2, parameters={"k": Parameter(int64_param=3)}))
     given = answer.infer_response.parameters
@@ -534,13 +673,14 @@ async def test_a_stream_tells_models_of_its_headers(face: Face) -> None:
     }
 
 
-async def test_a_sequence_stays_with_its_version(face: Face, make: Any) -> None:
+async def test_a_decoupled_sequence_stays_with_its_version(face: Face, make: Any) -> None:
     def part(name: Any, **flags: bool) -> Any:
         ident = Parameter(string_param=name) if isinstance(name, str) else None
         parameters = {"sequence_id": ident or Parameter(int64_param=name)}
         parameters |= {f"sequence_{at}": Parameter(bool_param=on) for at, on in flags.items()}
         return call(1, 2, parameters=parameters)
 
+    decouple(face, make, 1, 2)
     talk = Talk(face)
     for name in (7, "seven"):
         assert await talk.version(part(name, start=True)) == "1"
@@ -553,28 +693,44 @@ async def test_a_sequence_stays_with_its_version(face: Face, make: Any) -> None:
     talk.stream.cancel()
 
 
-async def test_a_wrong_call_does_not_end_a_stream(face: Face) -> None:
+@pytest.mark.parametrize("passes_by", [True, False])
+async def test_a_wrong_call_does_not_end_a_stream(face: Face, make: Any, passes_by: bool) -> None:
+    face.plane.answer = echo
+    wrong = {
+        b"\xff": "no ModelInferRequest",
+        call(1, 2, model_version="x").SerializeToString(): "model_version",
+        call(1, 2, parameters={FINAL: Parameter(int64_param=1)}).SerializeToString(): "true or fal",
+    }
+    if passes_by:
+        decouple(face, make, 1)
+        huge = Infer.InferInputTensor(name="x", datatype="FP32", shape=[2**32, 2**32])
+        shared = call(1, 2)
+        shared.ClearField("raw_input_contents")
+        shared.inputs[0].parameters["shared_memory_region"].string_param = "r"
+        for message, why in (
+            (call(1, 2, model_version="3"), "no version 3"),
+            (Infer(model_name="m", inputs=[huge], raw_input_contents=[b""]), "shape"),
+            (call(1, 2, parameters={"triton_x": Parameter(bool_param=True)}), "reserved"),
+            (call(model_version="1"), "batch-size"),
+            (shared, "shared memory"),
+        ):
+            wrong[message.SerializeToString()] = why
     talk = Talk(face)
-    huge = Infer.InferInputTensor(name="x", datatype="FP32", shape=[2**32, 2**32])
-    shared = call(1, 2, id="s")
-    shared.ClearField("raw_input_contents")
-    shared.inputs[0].parameters["shared_memory_region"].string_param = "r"
-    for message, why in (
-        (b"\xff", "no ModelInferRequest"),
-        (call(1, 2, model="other"), "not served"),
-        (call(1, 2, model_version="3"), "no version 3"),
-        (Infer(model_name="m", inputs=[huge], raw_input_contents=[b""]), "shape"),
-        (call(1, 2, parameters={"triton_x": Parameter(bool_param=True)}), "reserved"),
-        (call(1, 2, parameters={FINAL: Parameter(int64_param=1)}), "true or false"),
-        (call(model_version="1"), "batch-size"),
-        (shared, "shared memory"),
-    ):
-        answer = await talk.say(message)
-        assert why in answer.error_message
-    assert answer.infer_response.id == "s"
+    for message, why in wrong.items():
+        assert why in (await talk.say(message)).error_message
     assert await talk.version(call(1, 2)) == "1"
-    answer = await talk.stream.write(call(1, 2, id="end").SerializeToString())
-    assert await talk.stream.code() is grpc.StatusCode.UNAVAILABLE
+    assert (await talk.say(call(id="s", model_version="x"))).infer_response.id == "s"
+    assert await talk.end() is grpc.StatusCode.OK
+
+
+async def test_a_stream_ends_as_triton_ends_that_of_its_decoupled_calls(
+    face: Face, make: Any
+) -> None:
+    decouple(face, make, 1)
+    talk = Talk(face)
+    assert await talk.version(call(1, 2)) == "1"
+    await talk.send(call(1, 2, id="end"))
+    assert await asyncio.wait_for(talk.stream.code(), PATIENCE) is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_stopping_answers_what_was_accepted(face: Face) -> None:
