@@ -547,7 +547,9 @@ class Scheduler:
         """Ask no more until something changes that the decision to wait rests on."""
         self._wake = min(self._wake, decision.until)
         lane.hold_until = decision.until
-        lane.hold_rows = lane.queue.rows + max(1, decision.at_rows - group.rows)
+        others = max([one.rows for one in lane.queue.others(group)], default=0)
+        missing = min(decision.at_rows - group.rows, lane.limit - others)
+        lane.hold_rows = lane.queue.rows + max(1, missing)
         lane.hold_level = level
         lane.hold_by = decision.until + group.cost.at_most(most)
 

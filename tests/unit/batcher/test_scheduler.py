@@ -99,6 +99,18 @@ def test_one_that_goes_alone_ends_the_wait_of_others() -> None:
     assert poll_one(made).members == first
 
 
+def test_a_group_that_fills_up_ends_the_wait_of_another() -> None:
+    made = scheduler(max_wait=1.0, max_batch_size=3)
+    (first,) = offer(made, item(group="a"))
+    for _ in range(2):
+        assert made.poll(0) == []
+        offer(made, item(group="b"))
+    assert made.poll(0) == []
+    offer(made, item(group="b"))
+    assert made.stirs(1, 0)
+    assert poll_one(made).members == [first]
+
+
 def test_a_full_batch_does_not_wait() -> None:
     made = scheduler(max_wait=1.0)
     offer(made, *(item() for _ in range(5)))

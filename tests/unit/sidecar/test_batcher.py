@@ -4,6 +4,7 @@ What goes together and when is tested with the scheduler; here, that versions, i
 shares reach it as they should.
 """
 
+import random
 from collections import deque
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -205,17 +206,17 @@ class Batching(RuleBasedStateMachine):
         configure(self.made, max_batch_size=limit, max_wait=wait)
 
     @precondition(lambda self: self.waiting)
-    @rule(data=st.data())
-    def cancel(self, data: st.DataObject) -> None:
-        one = data.draw(st.sampled_from(self.waiting))
+    @rule(which=st.integers(0, 99))
+    def cancel(self, which: int) -> None:
+        one = self.waiting[which % len(self.waiting)]
         assert self.made.cancel(one)
         self.waiting.remove(one)
         self.ended.append(one)
 
     @precondition(lambda self: self.flying)
-    @rule(data=st.data())
-    def finish(self, data: st.DataObject) -> None:
-        batch = data.draw(st.sampled_from(self.flying))
+    @rule(which=st.integers(0, 99))
+    def finish(self, which: int) -> None:
+        batch = self.flying[which % len(self.flying)]
         self.made.finished(batch, self.now)
         self.flying.remove(batch)
         self.ended += batch.members
@@ -269,6 +270,35 @@ class Batching(RuleBasedStateMachine):
 
 Batching.TestCase.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
 TestBatching = Batching.TestCase
+
+
+def test_long_histories_of_few_kinds() -> None:
+    """Groups fill up while others wait, which choices from the whole range all but never do."""
+    for seed in range(2_000):
+        choose = random.Random(seed)
+        shapes, levels = choose.choice([1, 2, 3]), choose.choice([1, 2, 5])
+        most_rows, loners = choose.choice([1, 1, 5]), choose.choice([0.0, 0.0, 0.1])
+        made = Batching()
+        made.start(instances=choose.randint(1, 2), max_batch_size=choose.randint(1, 5))
+        made.change_policy(limit=choose.randint(1, 6), wait=choose.choice([0.0, 1.0, 3.0]))
+        for _ in range(60):
+            kind = choose.random()
+            if kind < 0.4:
+                made.arrive(
+                    shape=choose.randint(1, shapes),
+                    rows=choose.randint(1, most_rows),
+                    level=choose.randint(1, levels),
+                    alone=choose.random() < loners,
+                )
+            elif kind < 0.7:
+                made.poll(by=choose.choice([0.0, 0.0, 0.0, 0.5, 1.0]))
+            elif kind < 0.85 and made.flying:
+                made.finish(which=choose.randrange(99))
+            elif kind < 0.95 and made.waiting:
+                made.cancel(which=choose.randrange(99))
+            else:
+                made.change_policy(limit=choose.randint(1, 6), wait=choose.choice([0.0, 1.0, 3.0]))
+            made.nobody_is_lost_or_twice()
 
 
 def test_many_arrivals_end_in_order_of_arrival_within_their_group() -> None:
