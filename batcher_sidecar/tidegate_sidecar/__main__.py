@@ -26,12 +26,14 @@ from tidegate_contract.acknowledgement import Acknowledgement, PodReport
 from tidegate_contract.table import RoutingTable
 from tidegate_sidecar.core.forwarding import Forwarding
 from tidegate_sidecar.core.memory import Pressure
+from tidegate_sidecar.core.room import Room
 from tidegate_sidecar.core.runtime import ModelRuntime
 from tidegate_sidecar.shell.admin import Admin
 from tidegate_sidecar.shell.config import Settings, connect, read_settings, traces
 from tidegate_sidecar.shell.grpc_server import GrpcServer
 from tidegate_sidecar.shell.lender import Lender
 from tidegate_sidecar.shell.loading import VersionKeeper
+from tidegate_sidecar.shell.memory_limit import memory_limit
 from tidegate_sidecar.shell.metrics import render
 from tidegate_sidecar.shell.pairs import PairsPage
 from tidegate_sidecar.shell.pressure import PressureWatch
@@ -44,6 +46,8 @@ from tidegate_sidecar.shell.watcher import TableWatcher
 RESTART_PAUSE: Final = 1.0
 FLUSH_SECONDS: Final = 3.0
 """Of the time to drain, at most, for spans that are not exported yet."""
+_BODIES_PART: Final = 2
+"""Of the memory, for requests: the rest is for answers, for copies of both and for the program."""
 COMPILED: Final = not inspect.isfunction(ModelRuntime.submit)
 """Whether the hot path is extension modules, or the plain Python that they are made from."""
 
@@ -128,6 +132,7 @@ class Sidecar:
             shared_memory=shared_memory,
             lender=self._lender,
             spans=spans,
+            room=Room(memory_limit() // _BODIES_PART),
         )
         self._plane.health_ready = lambda: not self._problems()
         self._grpc = GrpcServer(

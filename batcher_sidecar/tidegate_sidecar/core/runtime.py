@@ -197,14 +197,21 @@ class ModelRuntime:
             pending.answer_by = now + self._answer_within(headers)
             self._assignment.assign(pending, version, headers)
         except Refusal as refusal:
-            outcome: Outcome = "client_error" if refusal.retry_after is None else "rejected"
-            self.counters.tally(names.ARM_NONE, 0, level).count(outcome)
+            self._count_refused(refusal, level)
             raise
         if decoded.call.alone:
             self._entry.line_up(pending, now)
         else:
             self._entry.enter(pending, now)
         return pending
+
+    def turn_away(self, refusal: Refusal) -> None:
+        """Count a request that is refused before it was read."""
+        self._count_refused(refusal, self._settings.default_level)
+
+    def _count_refused(self, refusal: Refusal, level: int) -> None:
+        outcome: Outcome = "client_error" if refusal.retry_after is None else "rejected"
+        self.counters.tally(names.ARM_NONE, 0, level).count(outcome)
 
     def stirs(self, pending: Pending, now: float) -> bool:
         """Whether a ``poll`` is due for a request that was let in; besides for its deadlines."""

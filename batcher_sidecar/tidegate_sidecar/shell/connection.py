@@ -17,6 +17,7 @@ import msgspec
 
 from tidegate_sidecar.core.refusal import Refusal
 from tidegate_sidecar.core.request import Buffer
+from tidegate_sidecar.core.room import Room
 from tidegate_sidecar.shell.body import LARGE_BYTES, Body, Owner
 from tidegate_sidecar.shell.coding import AT_ONCE_BYTES, WORTH_BYTES, Inflater, compress
 from tidegate_sidecar.shell.http import (
@@ -68,6 +69,15 @@ class Handler(Protocol):
     connections: "set[Connection]"
     read_head: Callable[[bytes], RequestHead]
 
+    room: Room
+
+    def admit(self, head: RequestHead, size: int, begun: int = 0) -> None:
+        """Take ``size`` bytes more of a body from ``room``; see ``Room.take``.
+
+        Raises:
+            Refusal: there is no room, which is counted.
+        """
+
     def handle(self, connection: Caller, head: RequestHead, body: Buffer) -> None:
         """See that the caller gets one ``respond`` or ``refuse``, now or later.
 
@@ -97,6 +107,8 @@ class Connection(Owner):
         self._coding: asyncio.Task[None] | None = None
         self._looks = 0
         self._progress: int | None = None  # at the last look that this request has had
+        self._held = 0  # bytes of the handler's room: of the body
+        self._stuck = 0  # likewise: of the answers that are not read
 
     @property
     def under_way(self) -> bool:
@@ -112,14 +124,18 @@ class Connection(Owner):
         """The client has gone: what it asked for is not wanted any more."""
         self._handler.connections.discard(self)
         self._abandon()
+        self._handler.room.give(self._held + self._stuck)
+        self._held = self._stuck = 0
 
     def pause_writing(self) -> None:
         """The client does not read as fast as it is answered: what else it asks for waits."""
         self._unread = True
+        self._set_stuck(self._transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         """The client has read."""
         self._unread = False
+        self._set_stuck(0)
         if self._paused:
             self._resume_reading()
         self._advance()
@@ -205,6 +221,8 @@ class Connection(Owner):
         self.cancel = None
         self._head = self._chunked = None
         self._answering = False
+        self._handler.room.give(self._held)
+        self._held = 0
         if self._transport.is_closing():
             return
         if length <= JOIN_BYTES:
@@ -247,6 +265,16 @@ class Connection(Owner):
         if self.cancel:
             cancel, self.cancel = self.cancel, None
             cancel()
+
+    def _admit(self, head: RequestHead, size: int) -> None:
+        """Take room for so much more of the body, or raise why there is none."""
+        if size:
+            self._handler.admit(head, size, self._held)
+            self._held += size
+
+    def _set_stuck(self, size: int) -> None:
+        self._handler.room.give(self._stuck - size)
+        self._stuck = size
 
     def _linger(self) -> None:
         """Close so that the client, which still sends, gets to read: data unread would reset it."""
@@ -292,6 +320,11 @@ class Connection(Owner):
             self._rest = rest[end + head.length :]
             self._dispatch(head, rest[end : end + head.length])
             return True
+        try:
+            self._admit(head, head.length or 0)
+        except Refusal as refusal:
+            self._give_up(refusal)
+            return False
         self._rest = b""
         self._parts = []
         self._missing = head.length or 0
@@ -326,6 +359,7 @@ class Connection(Owner):
     def _receive_chunks(self, chunked: ChunkedBody, head: RequestHead, data: bytes) -> None:
         try:
             chunked.feed(data)
+            self._admit(head, chunked.size - self._held)
         except Refusal as refusal:
             self._give_up(refusal)
             return
@@ -340,13 +374,18 @@ class Connection(Owner):
     def _dispatch(self, head: RequestHead, body: Buffer) -> None:
         self._answering = True
         self._progress = None
+        try:
+            self._admit(head, len(body) - self._held)
+        except Refusal as refusal:
+            self.refuse(refusal)
+            return
         if head.coding:
             self._unpack(head, body)
         else:
             self._handle(head, body)
 
     def _unpack(self, head: RequestHead, body: Buffer) -> None:
-        inflater = Inflater(body, head.coding, MAX_BODY_BYTES)
+        inflater = Inflater(body, head.coding, min(MAX_BODY_BYTES, self._handler.room.largest))
         try:
             if inflater.unpack(AT_ONCE_BYTES):
                 self._handle(head, inflater.body)
@@ -356,7 +395,9 @@ class Connection(Owner):
             return
 
         async def aside() -> None:
-            self._handle(head, await inflater.finish())
+            whole = await inflater.finish()
+            self._admit(head, max(0, len(whole) - self._held))
+            self._handle(head, whole)
 
         self._aside(aside)
 

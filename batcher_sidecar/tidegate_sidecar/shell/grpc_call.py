@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 
@@ -11,6 +12,7 @@ from tidegate_contract import names
 from tidegate_sidecar.core.endpoints import Kind, Target, version_number
 from tidegate_sidecar.core.refusal import Refusal
 from tidegate_sidecar.core.request import Buffer
+from tidegate_sidecar.core.room import Room
 from tidegate_sidecar.shell.connection import Caller
 from tidegate_sidecar.shell.grpc_messages import call_of
 from tidegate_sidecar.shell.http import RequestHead
@@ -29,6 +31,15 @@ class Plane(Protocol):
     health_ready: Callable[[], bool]
     draining: bool
 
+    room: Room
+
+    def admit(self, head: RequestHead, size: int) -> None:
+        """Take room for a body.
+
+        Raises:
+            Refusal: there is none.
+        """
+
     def handle(self, connection: Caller, head: RequestHead, body: bytes) -> None:
         """See that the caller gets one ``respond`` or ``refuse``, now or later.
 
@@ -44,6 +55,7 @@ class Waiting:
         self.id = ""
         self.cancel: Callable[[], None] | None = None
         self.fields = b""
+        self._give_room: Callable[[], None] | None = None
         self._answered: asyncio.Future[Sequence[Buffer] | Refusal] = (
             asyncio.get_running_loop().create_future()
         )
@@ -56,9 +68,11 @@ class Waiting:
         """
         call = call_of(request)
         target = Target(Kind.INFER, "POST", "", call.model, named_version(call.version))
-        plane.handle(
-            self, RequestHead(target, headers, len(call.body), call.json_length), call.body
-        )
+        size = len(call.body)
+        head = RequestHead(target, headers, size, call.json_length)
+        plane.admit(head, size)
+        self._give_room = partial(plane.room.give, size)
+        plane.handle(self, head, call.body)
 
     @contextmanager
     def told(self) -> Iterator[None]:
@@ -87,6 +101,7 @@ class Waiting:
         """Its caller has gone."""
         if self.cancel:
             self.cancel()
+        self._end()
 
     def respond(
         self,
@@ -111,9 +126,16 @@ class Waiting:
 
     def _take(self, fields: bytes, answer: Sequence[Buffer] | Refusal) -> None:
         self.cancel = None
+        self._end()
         if not self._answered.done():
             self.fields = fields
             self._answered.set_result(answer)
+
+    def _end(self) -> None:
+        """Its body is not needed any more."""
+        if self._give_room:
+            self._give_room()
+            self._give_room = None
 
 
 def named_version(version: str) -> int | None:

@@ -7,6 +7,7 @@ and writes the answers that it is given.
 import asyncio
 import gc
 import logging
+import sys
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,8 +24,9 @@ from tidegate_sidecar.core.compare import Tensors
 from tidegate_sidecar.core.delivery import Result, error
 from tidegate_sidecar.core.endpoints import Kind, Target, check_region_key, not_offered
 from tidegate_sidecar.core.pending import Pending
-from tidegate_sidecar.core.refusal import Refusal, malformed, unavailable
+from tidegate_sidecar.core.refusal import Refusal, malformed, too_large, unavailable
 from tidegate_sidecar.core.request import Buffer
+from tidegate_sidecar.core.room import Room
 from tidegate_sidecar.core.runtime import ModelRuntime, Pair
 from tidegate_sidecar.core.trace_context import sampled
 from tidegate_sidecar.core.wire import IndexQueryJson, RegionJson
@@ -49,6 +51,9 @@ _HEAVY: Final = 2**20
 """Bytes of a body from which on reading it may make very many objects, if it is JSON."""
 _LARGE: Final = 64 * 2**10
 """Bytes of pairs that are judged together; fewer are compared within a few milliseconds."""
+_JSON_PART: Final = 4
+"""Numbers take 12 times as much memory as their JSON, texts up to 50 times, while they are read."""
+_TELL_SECONDS: Final = 60.0
 _Read = TypeVar("_Read")
 """What a member of a batch gets of its answer."""
 _MISTAKE: Final = Refusal(HTTPStatus.INTERNAL_SERVER_ERROR, "a mistake of the sidecar")
@@ -76,7 +81,8 @@ class DataPlane:
     ``triton_url``: host:port. ``clock``: seconds, steady; the one that ``metrics.render`` is given.
     ``epoch``: seconds since 1970. ``health_ready``: what ``/v2/health/ready`` answers; the control
     side sets it. ``shared_memory``: clients may register regions of it. ``lender``: of memory for
-    large tensors, without which all go over HTTP. ``spans``: None: nothing is traced.
+    large tensors, without which all go over HTTP. ``spans``: None: nothing is traced. ``room``:
+    for requests, None: as much as they like.
     """
 
     def __init__(
@@ -89,7 +95,10 @@ class DataPlane:
         shared_memory: bool = False,
         lender: Lender | None = None,
         spans: Spans | None = None,
+        room: Room | None = None,
     ) -> None:
+        self.room = room or Room(sys.maxsize)
+        self._told_at = -inf
         self._shared_memory = shared_memory
         self.health_ready: Callable[[], bool] = lambda: False
         self.draining = False
@@ -167,6 +176,32 @@ class DataPlane:
         for model in self._models.values():
             model.hold(held=held)
 
+    def admit(self, head: RequestHead, size: int, begun: int = 0) -> None:
+        """Take ``size`` bytes more of a body from ``room``; see ``Room.take``.
+
+        Raises:
+            Refusal: there is no room, which is counted.
+        """
+        try:
+            self.room.take(size, begun)
+        except Refusal as refusal:
+            self._turn_away(head, refusal)
+            raise
+
+    def _turn_away(self, head: RequestHead, refusal: Refusal) -> None:
+        """Count a request whose body is not looked at, and say now and then that there are some."""
+        target = head.target
+        if (
+            isinstance(target, Target)
+            and target.kind is Kind.INFER
+            and target.model in self._models
+        ):
+            self._models[target.model].runtime.turn_away(refusal)
+        now = self._clock()
+        if now - self._told_at >= _TELL_SECONDS:
+            self._told_at = now
+            _log.warning("requests are refused for their size: %s", refusal.message)
+
     def handle(self, connection: Caller, head: RequestHead, body: Buffer) -> None:
         """Answer a request, now or later.
 
@@ -181,6 +216,7 @@ class DataPlane:
             if len(body) < _HEAVY:
                 model.infer(connection, head, target.version, body)
             else:
+                self._check_json(head, body)
                 with _uncollected():
                     model.infer(connection, head, target.version, body)
         elif target.kind is Kind.FEEDBACK:
@@ -197,6 +233,18 @@ class DataPlane:
             connection.cancel = partial(_stop, task)
             self._asking.add(task)
             task.add_done_callback(self._asking.discard)
+
+    def _check_json(self, head: RequestHead, body: Buffer) -> None:
+        """Refuse JSON that would take too much memory while it is read."""
+        size = len(body) if head.json_length is None else head.json_length
+        most = self.room.largest // _JSON_PART
+        if size > most:
+            refusal = too_large(
+                f"more than {most} bytes of JSON, which is what this pod's memory is"
+                " enough for: send tensors as binary data"
+            )
+            self._turn_away(head, refusal)
+            raise refusal
 
     def _under_way(self) -> bool:
         return any(connection.under_way for connection in self.connections)

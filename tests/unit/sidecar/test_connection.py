@@ -13,10 +13,12 @@ import pytest
 
 from tidegate_sidecar.core.refusal import Refusal
 from tidegate_sidecar.core.request import Buffer
+from tidegate_sidecar.core.room import Room
 from tidegate_sidecar.shell.connection import Caller, Connection, Watch
 from tidegate_sidecar.shell.http import MAX_BODY_BYTES, Memory, RequestHead, read_request_head
 
 PATIENCE = 60.0
+ROOM = 4 * MAX_BODY_BYTES
 LINE = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\n"
 
 
@@ -86,6 +88,10 @@ class Handler:
         self.asked: list[Buffer] = []
         self.callers: list[Caller] = []
         self.answer: bytes | Refusal | None = b"ok"
+        self.room = Room(ROOM)
+
+    def admit(self, head: RequestHead, size: int, begun: int = 0) -> None:
+        self.room.take(size, begun)
 
     def handle(self, connection: Caller, head: RequestHead, body: Buffer) -> None:
         self.asked.append(body)
@@ -381,6 +387,81 @@ async def test_who_does_not_read_is_cut_off_and_who_reads_is_not(talk: Talk) -> 
     for _ in range(4):
         talk.connection.look()
     assert talk.transport.aborted
+
+
+@pytest.mark.parametrize("size", [1_000, 300_000])
+async def test_room_is_held_from_the_head_to_the_answer(talk: Talk, size: int) -> None:
+    talk.handler.answer = None
+    head = LINE + b"Content-Length: %d\r\n\r\n" % size
+    talk.raw(head + b"1")
+    assert talk.handler.room.free == ROOM - size
+    talk.raw(bytes(size - 1))
+    assert talk.handler.room.free == ROOM - size
+    talk.handler.callers[0].respond(200, b"", [b"ok"])
+    assert talk.handler.room.free == ROOM
+    talk.raw(head)
+    talk.connection.connection_lost(None)
+    assert talk.handler.room.free == ROOM
+
+
+async def test_a_body_without_room_is_refused_before_it_comes(talk: Talk) -> None:
+    talk.handler.room.give(4 * 2**20 - ROOM)
+    talk.raw(LINE + b"Content-Length: %d\r\n\r\n" % (2**20 + 1))
+    ((status, headers, why),) = talk.answers()
+    assert (status, headers["connection"]) == (503, "close")
+    assert int(headers["retry-after"]) >= 1
+    assert b"memory" in why
+    talk.raw(bytes(2**20 + 1))
+    assert not talk.handler.asked
+
+
+async def test_a_small_body_without_room_costs_no_connection(talk: Talk) -> None:
+    talk.handler.room.give(4_000 - ROOM)
+    talk.send(bytes(1_001))
+    talk.send(bytes(1_000))
+    assert [status for status, _, _ in talk.answers()] == [503, 200]
+    assert talk.handler.asked == [bytes(1_000)]
+    assert talk.handler.room.free == 4_000
+
+
+@pytest.mark.parametrize("most", [1_000, MAX_BODY_BYTES])
+async def test_chunks_hold_room_as_they_come(talk: Talk, most: int) -> None:
+    talk.handler.room = Room(4 * most)
+    talk.handler.answer = None
+    talk.raw(LINE + b"Transfer-Encoding: chunked\r\n\r\n")
+    for done in (500, 1_000):
+        talk.raw(b"1f4\r\n%b\r\n" % bytes(500))
+        assert talk.handler.room.free == 4 * most - done
+    talk.raw(b"1\r\n1\r\n0\r\n\r\n")
+    if most == 1_000:
+        assert talk.answers()[0][0] == 413
+    else:
+        talk.handler.callers[0].respond(200, b"", [])
+    assert talk.handler.room.free == 4 * most
+
+
+async def test_an_unpacked_body_holds_what_it_is(talk: Talk) -> None:
+    talk.handler.answer = None
+    talk.send(gzip.compress(bytes(10**6)), b"Content-Encoding: gzip")
+    await talk.until(lambda: talk.handler.callers)
+    assert talk.handler.room.free == ROOM - 10**6
+    talk.handler.room = Room(10**6)  # as if there had been less
+    talk.handler.callers[0].respond(200, b"", [])
+    talk.send(gzip.compress(bytes(10**6)), b"Content-Encoding: gzip")
+    await talk.until(lambda: len(talk.answers()) == 2)
+    assert talk.answers()[1][0] == 413
+
+
+async def test_answers_that_are_not_read_hold_room(talk: Talk) -> None:
+    talk.handler.answer = bytes(2**20)
+    talk.send(b"1")
+    talk.connection.pause_writing()
+    assert ROOM - talk.handler.room.free == len(talk.transport.written)
+    talk.connection.resume_writing()
+    assert talk.handler.room.free == ROOM
+    talk.connection.pause_writing()
+    talk.connection.connection_lost(None)
+    assert talk.handler.room.free == ROOM
 
 
 async def test_all_connections_are_looked_at() -> None:

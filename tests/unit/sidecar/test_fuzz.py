@@ -9,6 +9,7 @@ import asyncio
 import gzip
 import json
 import struct
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
@@ -153,6 +154,7 @@ class World:
 
         self.loop.run_until_complete(asyncio.wait_for(run(), 60))
         assert not self.faults
+        assert self.plane.room.free == sys.maxsize
         return transport
 
 

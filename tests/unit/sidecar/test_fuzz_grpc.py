@@ -6,6 +6,7 @@ gRPC itself would refuse never gets as far.
 
 import asyncio
 import struct
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from random import Random
 from typing import Any
@@ -96,7 +97,7 @@ class Face:
         self.loop = uvloop.new_event_loop()
         self.faults: list[Any] = []
         self.loop.set_exception_handler(lambda _, fault: self.faults.append(fault))
-        plane = DataPlane({"m": make.runtime()}, "triton:8000")
+        self.plane = plane = DataPlane({"m": make.runtime()}, "triton:8000")
         triton: Any = Triton()
         for model in plane._models.values():
             model._triton = triton
@@ -136,6 +137,7 @@ class Face:
     def _run(self, asking: Coroutine[Any, Any, Any]) -> Any:
         found = self.loop.run_until_complete(asyncio.wait_for(asking, 60))
         assert not self.faults
+        assert self.plane.room.free == sys.maxsize
         return found
 
 

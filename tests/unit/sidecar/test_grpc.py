@@ -17,6 +17,7 @@ from tidegate_contract.table import Assignment
 from tidegate_sidecar.core.endpoints import Kind, Target
 from tidegate_sidecar.core.forwarding import Forwarding
 from tidegate_sidecar.core.refusal import Refusal
+from tidegate_sidecar.core.room import Room
 from tidegate_sidecar.shell.connection import Caller
 from tidegate_sidecar.shell.grpc_server import GrpcServer
 from tidegate_sidecar.shell.http import RequestHead
@@ -25,6 +26,7 @@ from tidegate_tools.addresses import free_port
 HOST = "127.0.0.1"
 SERVICE = "inference.GRPCInferenceService"
 PATIENCE = 60.0
+ROOM = 2**30
 FINAL = "triton_enable_empty_final_response"
 
 Parameter = messages.InferParameter
@@ -53,11 +55,20 @@ class Plane:
         self.draining = False
         self.asked: list[tuple[Caller, RequestHead, bytes]] = []
         self.answer: Callable[[Caller, RequestHead, bytes], None] | None = None
+        self.room = Room(ROOM)
+
+    def admit(self, head: RequestHead, size: int) -> None:
+        self.room.take(size)
 
     def handle(self, connection: Caller, head: RequestHead, body: bytes) -> None:
         self.asked.append((connection, head, body))
         if self.answer:
             self.answer(connection, head, body)
+
+    def answer_all(self) -> None:
+        """Late, those who got no answer so far."""
+        for caller, _, _ in self.asked:
+            caller.refuse(Refusal(503, "late"))
 
 
 def echo(caller: Caller, head: RequestHead, body: bytes) -> None:
@@ -159,6 +170,8 @@ async def face(make: Any) -> AsyncIterator[Face]:
     yield made
     await made.channel.close()
     await made.server.stop(0)
+    made.plane.answer_all()
+    assert made.plane.room.free == ROOM
     await triton.stop()
 
 
@@ -319,6 +332,19 @@ async def test_refusals_have_tritons_codes(
     metadata = dict(error.trailing_metadata())
     assert ("retry-after" in metadata) == (status in (429, 503))
     assert ("tidegate-version" in metadata) != raised
+
+
+async def test_a_call_without_room_is_refused(face: Face) -> None:
+    face.plane.room = Room(1_000)
+    assert (await face.fails("ModelInfer", call(*range(200)))).code() is (
+        grpc.StatusCode.RESOURCE_EXHAUSTED
+    )
+    face.plane.room.give(-800)
+    error = await face.fails("ModelInfer", call(1, 2))
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert "retry-after" in dict(error.trailing_metadata())
+    face.plane.room.give(ROOM - 200)
+    assert not face.plane.asked
 
 
 async def test_a_mistake_of_ours_is_answered(face: Face) -> None:

@@ -6,6 +6,7 @@ import gc
 import json
 import random
 import struct
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from tidegate_contract.acknowledgement import Tensor
 from tidegate_contract.table import BatchSettings, ErrorCheck, Experiment, Outcome, RoutingTable
 from tidegate_sidecar.core.refusal import Refusal
 from tidegate_sidecar.core.request import Buffer
+from tidegate_sidecar.core.room import Room
 from tidegate_sidecar.core.runtime import ModelRuntime
 from tidegate_sidecar.shell.server import DataPlane
 from tidegate_sidecar.shell.upstream import Pool, plain_request
@@ -88,6 +90,12 @@ class Served:
         self.port = free_port()
         self.url = f"http://{HOST}:{self.port}"
         self.infer = f"{self.url}/v2/models/m/infer"
+        self.room = sys.maxsize
+
+    def set_room(self, size: int) -> None:
+        """Hold no more bytes of requests than that; before there are any."""
+        self.room = size
+        self.plane.room = Room(size)
 
     async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection(HOST, self.port)
@@ -120,6 +128,8 @@ async def served(make: Any, triton: FakeTriton) -> AsyncIterator[Served]:
     yield made
     triton.gate.set()
     await plane.drain(5)
+    await until(lambda: not plane.connections)
+    assert plane.room.free == made.room
 
 
 @pytest.fixture
@@ -280,10 +290,14 @@ async def test_a_request_may_come_in_any_pieces(served: Served) -> None:
     writer.close()
 
 
-async def test_a_large_request(make: Any, served: Served, client: aiohttp.ClientSession) -> None:
+def serve_wide(served: Served, make: Any) -> None:
+    """From now on a row of the model is as long as it is."""
     wide = [Tensor(name=n, datatype="FP32", shape=[-1]) for n in ("x", "y")]
     served.runtime.version_ready(make.version(inputs=wide[:1], outputs=wide[1:]))
-    count = 700_000
+
+
+def wide_row(count: int) -> tuple[bytes, int]:
+    """A request of one row of so many numbers."""
     data = struct.pack(f"<{count}f", *range(count))
     tensor = {
         "name": "x",
@@ -292,15 +306,22 @@ async def test_a_large_request(make: Any, served: Served, client: aiohttp.Client
         "parameters": {"binary_data_size": len(data)},
     }
     text = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
-    fields = {"Inference-Header-Content-Length": str(len(text)), "Expect": "100-continue"}
+    return text + data, len(text)
+
+
+async def test_a_large_request(make: Any, served: Served, client: aiohttp.ClientSession) -> None:
+    serve_wide(served, make)
+    count = 700_000
+    sent, cut = wide_row(count)
+    fields = {"Inference-Header-Content-Length": str(cut), "Expect": "100-continue"}
     for _ in range(2):
-        async with client.post(served.infer, data=text + data, headers=fields) as answer:
+        async with client.post(served.infer, data=sent, headers=fields) as answer:
             body = await answer.read()
         cut = int(answer.headers["Inference-Header-Content-Length"])
         assert struct.unpack_from("<3f", body, len(body) - 12) == tuple(
             float(count - 2 + i) for i in range(3)
         )
-        assert len(body) - cut == len(data)
+        assert len(body) - cut == 4 * count
 
 
 async def test_the_word_to_go_on(served: Served) -> None:
@@ -582,6 +603,46 @@ async def test_who_is_thrown_out_is_told_when_to_come_again(
         assert int(answer.headers["Retry-After"]) >= 1
     served.triton.gate.set()
     assert [(await one).status for one in (blocker, high)] == [200, 200]
+
+
+async def test_a_burst_of_large_requests_leaves_room_for_small_ones(
+    make: Any, served: Served, client: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As many as the pod's memory is enough for are served; the others can come again."""
+    serve_wide(served, make)
+    large, cut = wide_row(250_000)
+    served.set_room(10 * len(large))  # of which each may have a quarter of what is free
+    served.triton.gate.clear()
+    fields = {"Inference-Header-Content-Length": str(cut)}
+
+    async def ask() -> int:
+        async with client.post(served.infer, data=large, headers=fields) as answer:
+            if answer.status == 503:
+                assert int(answer.headers["Retry-After"]) >= 1
+                assert "memory" in (await answer.json())["error"]
+            return answer.status
+
+    asked = [asyncio.create_task(ask()) for _ in range(30)]
+    await until(lambda: outcomes(served.runtime).get("rejected") == 23)
+    small = client.post(served.infer, json=as_json(1, 2))
+    asked += [asyncio.create_task(ask()), asyncio.ensure_future(small)]
+    await until(lambda: outcomes(served.runtime).get("rejected") == 24)
+    served.triton.gate.set()
+    *statuses, answered = await asyncio.gather(*asked)
+    assert (statuses.count(200), statuses.count(503), answered.status) == (7, 24, 200)
+    assert outcomes(served.runtime) == {"ok": 8, "rejected": 24}
+    assert sum("refused for their size" in line for line in caplog.messages) == 1
+
+
+async def test_json_is_bounded_by_what_it_takes_to_read_it(
+    served: Served, client: aiohttp.ClientSession
+) -> None:
+    served.set_room(32 * 2**20)
+    for padding, status in ((2**21 - 200, 200), (2**21, 413)):
+        body = json.dumps(as_json(1, 2)).encode() + b" " * padding
+        async with client.post(served.infer, data=body) as answer:
+            assert answer.status == status
+    assert outcomes(served.runtime) == {"ok": 1, "client_error": 1}
 
 
 async def test_draining_answers_what_was_accepted(
