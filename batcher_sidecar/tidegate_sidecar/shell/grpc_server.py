@@ -44,7 +44,6 @@ from tidegate_sidecar.shell.http import MAX_BODY_BYTES, MAX_HEAD_BYTES
 _FRAME_BYTES: Final = 2**20
 """What a message may hold beside its tensors."""
 _OPTIONS: Final = (
-    ("grpc.max_receive_message_length", MAX_BODY_BYTES + _FRAME_BYTES),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_metadata_size", MAX_HEAD_BYTES),
     ("grpc.server_handshake_timeout_ms", 30_000),
@@ -120,7 +119,9 @@ class GrpcServer:
             self._triton,
             options=(("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)),
         )
-        self._server = grpc.aio.server(handlers=[self], options=_OPTIONS)
+        most = min(MAX_BODY_BYTES, self._plane.room.largest) + _FRAME_BYTES
+        options = (*_OPTIONS, ("grpc.max_receive_message_length", most))
+        self._server = grpc.aio.server(handlers=[self], options=options)
         try:
             self._server.add_insecure_port(f"{host or '[::]'}:{port}")
         except RuntimeError as error:

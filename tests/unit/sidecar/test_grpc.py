@@ -347,6 +347,17 @@ async def test_a_call_without_room_is_refused(face: Face) -> None:
     assert not face.plane.asked
 
 
+async def test_a_message_beyond_all_room_is_not_taken_in(make: Any) -> None:
+    made = Face(make.runtime(), FakeTriton())
+    made.plane.room = Room(4 * 2**20)
+    await made.start()
+    error = await made.fails("ModelInfer", bytes(3 * 2**20))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "larger than max" in (error.details() or "")
+    await made.channel.close()
+    await made.server.stop(0)
+
+
 async def test_a_mistake_of_ours_is_answered(face: Face) -> None:
     def fail(*_: Any) -> None:
         raise ZeroDivisionError
