@@ -90,9 +90,11 @@ def _policy(options: argparse.Namespace) -> Policy | None:
 def _cost(options: argparse.Namespace) -> Cost:
     """What batches cost: as said; what was not said, as the sidecar knows it."""
     fixed, per_row, most = options.fixed, options.per_row, options.most
-    if None in (fixed, per_row, most):
-        if options.url is None:
+    slots = options.slots
+    if options.url is None:
+        if None in (fixed, per_row, most):
             raise CommandError("say what batches cost (--fixed, --per-row, --most), or ask a --url")
+    elif None in (fixed, per_row, most, slots):
         sidecar = Sidecar(options.url)
         if None in (fixed, per_row):
             learned = sidecar.cost(options.model)
@@ -100,8 +102,9 @@ def _cost(options: argparse.Namespace) -> Cost:
                 known if said is None else said
                 for said, known in zip((fixed, per_row), learned, strict=True)
             )
-        most = most or sidecar.most(options.model)
-    return Cost(fixed=fixed, per_row=per_row, most=most, slots=options.slots)
+        rows, instances = sidecar.size(options.model)
+        most, slots = most or rows, slots or instances
+    return Cost(fixed=fixed, per_row=per_row, most=most, slots=slots or 1)
 
 
 def _load(

@@ -54,8 +54,8 @@ class Sidecar:
             )
         return learned["fixed"], learned["per_row"]
 
-    def most(self, model: str) -> int:
-        """How many rows the model takes at once.
+    def size(self, model: str) -> tuple[int, int]:
+        """How many rows the model takes at once, and how many batches at a time: its instances.
 
         Raises:
             CommandError: it does not answer, or does not serve the model.
@@ -64,7 +64,11 @@ class Sidecar:
         config = self._read(int(port), f"/v2/models/{model}/config")
         if "max_batch_size" not in config:
             raise CommandError(f"{self.url} does not describe {model}: {config.get('error')}")
-        return max(int(config["max_batch_size"]), 1)
+        instances = sum(
+            group.get("count", 1) * max(len(group.get("gpus", ())), 1)
+            for group in config.get("instance_group", ())
+        )
+        return max(int(config["max_batch_size"]), 1), max(instances, 1)
 
     def counts(self, model: str) -> Counts:
         """What it has counted of the model.

@@ -53,7 +53,7 @@ def _where(group: "argparse._ArgumentGroup") -> None:
         "--fixed",
         type=_time,
         metavar="TIME",
-        help="that every batch takes, such as 4ms; default, as of the next two: what --url says",
+        help="that every batch takes, such as 4ms; default, as of the next three: what --url says",
     )
     group.add_argument(
         "--per-row", type=_time, metavar="TIME", help="that each row adds to it, such as 200us"
@@ -64,9 +64,8 @@ def _where(group: "argparse._ArgumentGroup") -> None:
     group.add_argument(
         "--slots",
         type=load.count,
-        default=1,
         metavar="N",
-        help="batches that the model runs at a time: its instances (default 1)",
+        help="batches that the model runs at a time: its instances (without --url: 1)",
     )
 
 

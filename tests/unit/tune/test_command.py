@@ -12,6 +12,7 @@ import yaml
 from tidegate_cli.__main__ import main
 from tidegate_cli.arguments import parser
 from tidegate_cli.errors import CommandError
+from tidegate_tune.command import _cost
 
 SAID = "--fixed 4ms --per-row 200us --most 8 --seconds 0.5"
 
@@ -28,7 +29,9 @@ def server() -> Iterator[str]:
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             found = self.path == "/v2/models/m/config"
-            body = json.dumps({"max_batch_size": 16} if found else {"error": "unknown model"})
+            groups = [{"count": 2, "gpus": [0, 1]}, {"count": 1}]
+            config = {"max_batch_size": 16, "instance_group": groups}
+            body = json.dumps(config if found else {"error": "unknown model"})
             self.send_response(200 if found else 404)
             self.end_headers()
             self.wfile.write(body.encode())
@@ -134,6 +137,12 @@ def test_only_what_was_not_said_is_asked(server: str) -> None:
     said = ["--fixed", "4ms", "--per-row", "200us", "--seconds", "0.5", "--trials", "1"]
     assert main(["tune", "m", *said, "--url", server, "--output", "policy.yaml"]) == 0
     assert yaml.safe_load(Path("policy.yaml").read_text())["spec"]["maxBatchSize"] == 16
+
+
+@pytest.mark.parametrize(("said", "slots"), [("", 5), ("--slots 2", 2)])
+def test_the_models_instances_are_asked(server: str, said: str, slots: int) -> None:
+    line = f"tune m --url {server} --fixed 4ms --per-row 200us {said}"
+    assert _cost(parser().parse_args(line.split())).slots == slots
 
 
 def test_a_server_without_the_model_is_said(
