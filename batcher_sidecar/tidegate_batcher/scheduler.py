@@ -282,14 +282,18 @@ class Scheduler:
         self._drop(item)
         return True
 
-    def urge(self, item: Item, *, level: int, send_by: float, answer_by: float) -> None:
-        """Raise the level of an item that waits, and tighten its deadlines, as far as they do."""
+    def urge(self, item: Item, now: float, *, level: int, send_by: float, answer_by: float) -> None:
+        """Raise the level of an item that waits, and tighten its deadlines, as far as they do.
+
+        For who came with that level, and needs nothing else.
+        """
         if not item.waits:
             return
         lane = self.lanes[item.lane]
         item.send_by = min(item.send_by, send_by)
         item.answer_by = min(item.answer_by, answer_by)
-        if level < item.level:
+        if level <= item.level:
+            self.came[level] = now
             self.counts[item.level] -= 1
             self.counts[level] += 1
         lane.queue.tighten(item, level)
@@ -427,6 +431,7 @@ class Scheduler:
             slice_rows = self._slice_rows(first, now, aged=lead is not None)
             if slice_rows == 0:
                 _note(group, MAKES_WAY)
+                self._wake = min(self._wake, now + PATIENCE)  # the other may leave without a word
                 return None
             cap = lane.cap if slice_rows is None else min(lane.cap, slice_rows)
             room = None

@@ -177,10 +177,11 @@ class Batcher:
         """
         return self._thrown_out(self.scheduler.make_room(pending, now))
 
-    def urge(self, carrier: Pending, pending: Pending) -> None:
+    def urge(self, carrier: Pending, pending: Pending, now: float) -> None:
         """Let what waits for one request wait no longer than another one would."""
         self.scheduler.urge(
             carrier,
+            now,
             level=pending.level,
             send_by=pending.send_by,
             answer_by=pending.answer_by,

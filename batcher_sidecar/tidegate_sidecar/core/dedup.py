@@ -243,8 +243,8 @@ class Deduplicator:
         return carrier
 
     def sent(self, carrier: Carrier) -> None:
-        """Take note that Triton is asked now."""
-        if not carrier.flying:
+        """Take note that Triton is asked now, by who is not parted already."""
+        if carrier.waiters and not carrier.flying:
             carrier.flying = True
             self._sent.add(carrier)
             self.due = min([self.due, *(one.answer_by for one in carrier.waiters)])

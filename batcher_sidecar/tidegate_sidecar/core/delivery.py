@@ -160,18 +160,13 @@ class Delivery:
         names = pending.outputs if isinstance(pending, Carrier) else outputs(pending)
         whole = slices.add(batch.begin, batch.rows, splitter.rows(0, batch.rows, names))
         if whole is None:
-            if not _abandoned(pending):
+            if isinstance(pending, Carrier) or not pending.cancelled:
                 return None
             whole = Rows(splitter.label, {})  # the other rows do not come, and nobody reads it
         pending.slices = None
         if isinstance(pending, Carrier):
             pending.answered = whole
         return whole.answer(part(pending))
-
-
-def _abandoned(pending: Pending) -> bool:
-    """Whether nobody waits for a request any longer."""
-    return pending.deserted if isinstance(pending, Carrier) else pending.cancelled
 
 
 def _cut(batch: Batch) -> list[Buffer]:

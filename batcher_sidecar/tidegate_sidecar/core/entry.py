@@ -32,8 +32,8 @@ class OfTheQueue(Refusal):
 class Entry:
     """The way into one model's queue. Times are seconds of any one steady clock.
 
-    ``thrown_out``: those who made room and were not told yet. ``again``: somebody entered anew
-    since it was last reset, so a ``poll`` is due.
+    ``thrown_out``: those who made room and were not told yet. ``again``: somebody entered anew,
+    or may have its turn, since it was last reset, so a ``poll`` is due.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Entry:
         elif rows := self._deduplicator.find(its_key, pending, now):
             self._answer(pending, rows, now)
         elif carrier := self._deduplicator.join(its_key, pending):
-            self._batcher.urge(carrier, pending)
+            self._batcher.urge(carrier, pending, now)
         else:
             carrier = self._deduplicator.carry(its_key, pending)
             try:
@@ -109,16 +109,19 @@ class Entry:
             try:
                 self._wait(pending, pending, now, admitted=True, has_room=True)
             except OfTheQueue as refusal:
-                self._sequences.over(pending, now)
+                self._pass_on(pending, now)
                 self._out_of_turn.append((pending, refusal))
 
-    def leave(self, pending: Pending) -> bool:
+    def leave(self, pending: Pending, now: float) -> bool:
         """Take out a request whose caller has gone; False where it waits nowhere here."""
         if carrier := self._deduplicator.leave(pending):
             self._batcher.cancel(carrier)
             carrier.slices = None
             return True
-        return self._batcher.cancel(pending) or self._sequences.leave(pending)
+        if self._batcher.cancel(pending):
+            self._sequences.over(pending, now)
+            return True
+        return self._sequences.leave(pending)
 
     def given_up(self, now: float) -> list[tuple[Pending, Refusal]]:
         """Give up what is too late, and what was thrown out, with the answers that they get."""
@@ -131,6 +134,7 @@ class Entry:
                 given_up += self._release(pending, now)
                 continue
             given_up.append((pending, self._expire(pending, now)))
+            self._pass_on(pending, now)
         overdue = self._batcher.overdue(now)
         if self._deduplicator.due <= now:
             overdue += self._deduplicator.overdue(now)
@@ -252,9 +256,16 @@ class Entry:
         """Count those who made room; they are told with those who are given up."""
         callers = self.callers(thrown_out)
         for one in callers:
-            self._sequences.leave(one)
+            if not self._sequences.leave(one):
+                self._sequences.over(one, now)
             one.drop("rejected", now)
         self.thrown_out += callers
+
+    def _pass_on(self, pending: Pending, now: float) -> None:
+        """Let those behind a request have their turn, for which no batch's end will call."""
+        self._sequences.over(pending, now)
+        if self._sequences.held:
+            self.again = True
 
     def _release(self, carrier: Carrier, now: float) -> list[tuple[Pending, Refusal]]:
         """Give up those of a carrier's callers who are too late; the others wait on."""

@@ -227,7 +227,7 @@ class ModelRuntime:
             pending.cancelled = True
             return
         pending.cancel(now)
-        if not self._entry.leave(pending) and pending in self._displaced:
+        if not self._entry.leave(pending, now) and pending in self._displaced:
             self._displaced.remove(pending)
             self.sequences.over(pending, now)
 

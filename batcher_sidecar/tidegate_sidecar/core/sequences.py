@@ -60,7 +60,7 @@ class _Line:
     @property
     def busy(self) -> bool:
         """Whether a request of it is with the queue or with Triton."""
-        return self.going is not None and not self.going.withdrawn
+        return self.going is not None
 
     def open(self, now: float) -> bool:
         """Whether requests may still come."""
@@ -129,24 +129,26 @@ class Sequences:
         found = []
         for pending, line in list(self.held.items()):
             if not line.busy:
-                self.leave(pending)
                 self._go(pending, line)
+                self.leave(pending)
                 found.append(pending)
         return found
 
     def over(self, pending: Pending, now: float) -> None:
-        """Let those behind a request have their turn: it was answered, or never let in."""
+        """Let those behind a request have their turn: it was answered, or left the queue."""
         line = self.going.pop(pending, None)
-        if line is not None and line.going is pending:
+        if line is not None:
             line.going = None
             line.used_at = now
             self._tidy(line)
 
     def leave(self, pending: Pending) -> bool:
         """Take a request out that waits for its turn; False where it does not."""
-        if self.held.pop(pending, None) is None:
+        line = self.held.pop(pending, None)
+        if line is None:
             return False
         pending.tally.waiting -= 1
+        self._tidy(line)
         return True
 
     def late(self, now: float) -> list[Pending]:
@@ -194,25 +196,19 @@ class Sequences:
             Refusal: all are in use.
         """
         if now >= self._full_until:
+            awaited = set(self.held.values())
             for line in list(self._lines.values()):
-                if not line.busy and not line.open(now):
-                    self._drop(line)
+                if not line.busy and not line.open(now) and line not in awaited:
+                    del self._lines[line.id]
             ends = (line.used_at + line.pin.idle for line in self._lines.values() if line.pin)
             self._full_until = min(ends, default=now)
         if len(self._lines) >= self._most:
             raise unavailable(f"parameters.sequence_id: {self._most} sequences are open")
 
     def _go(self, pending: Pending, line: _Line) -> None:
-        if line.going is not None:  # withdrawn
-            self.going.pop(line.going, None)
         line.going = pending
         self.going[pending] = line
 
     def _tidy(self, line: _Line) -> None:
         if line.pin is None and not line.busy and line not in self.held.values():
-            self._drop(line)
-
-    def _drop(self, line: _Line) -> None:
-        if line.going is not None:
-            self.going.pop(line.going, None)
-        del self._lines[line.id]
+            del self._lines[line.id]

@@ -1,5 +1,6 @@
 """What the models of a pod share: low levels are cut while a higher one is alive anywhere."""
 
+from math import inf
 from typing import Any
 
 from tidegate_batcher.device import ALIVE, Device
@@ -84,6 +85,27 @@ def test_one_slice_at_a_time_in_the_whole_pod() -> None:
     first.finished(slice_, 0.002)
     one(second.poll(0.002))
     assert first.poll(0.002) == []
+
+
+def test_who_makes_way_looks_again_as_the_other_may_leave_without_a_word() -> None:
+    device = Device()
+    low, high = model(device), model(device, min_batch_size=2)
+    waits = offer(high, 0.0, level=1)
+    offer(low, 0.0, level=2)
+    assert low.poll(0.0) == []
+    assert high.withdraw(waits)
+    wake = low.next_wake()
+    assert wake is not None
+    assert one(low.poll(wake)).rows == 1
+
+
+def test_who_joins_one_that_waits_is_alive() -> None:
+    made = model(Device())
+    joined = offer(made, 0.0, level=2)
+    made.urge(joined, 0.0, level=1, send_by=inf, answer_by=inf)
+    made.finished(one(made.poll(0.0)), 0.001)
+    offer(made, 0.001, level=2, rows=40)
+    assert one(made.poll(0.001)).sliced
 
 
 def test_many_small_requests_of_a_low_level_are_cut_too() -> None:

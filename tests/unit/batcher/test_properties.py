@@ -129,7 +129,7 @@ class Scheduling(RuleBasedStateMachine):
         one = data.draw(st.sampled_from(list(self.waiting)))
         before, level = one.level, min(level, one.level)
         answer_by = min(one.answer_by, self.now + sooner)
-        self.made.urge(one, level=level, send_by=inf, answer_by=answer_by)
+        self.made.urge(one, self.now, level=level, send_by=inf, answer_by=answer_by)
         assert (one.level, one.answer_by) == (level, answer_by)
         if level < before:  # it goes behind those who wait there; at its own level it stays
             self.waiting[one] = self.waiting.pop(one)

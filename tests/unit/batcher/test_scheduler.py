@@ -484,8 +484,8 @@ def test_a_deadline_is_met_by_a_smaller_batch() -> None:
 def test_a_waiting_item_is_urged() -> None:
     made = scheduler(max_wait=9.0)
     many = offer(made, *(item(level=5) for _ in range(6)))
-    made.urge(many[5], level=1, send_by=3.0, answer_by=8.0)
-    made.urge(many[4], level=6, send_by=9.0, answer_by=7.0)
+    made.urge(many[5], 0.0, level=1, send_by=3.0, answer_by=8.0)
+    made.urge(many[4], 0.0, level=6, send_by=9.0, answer_by=7.0)
     assert (many[4].level, many[5].level, many[5].send_by) == (5, 1, 3.0)
     batch = poll_one(made)
     assert batch.members == [many[5], *many[:3]]

@@ -384,6 +384,38 @@ def test_who_is_late_of_equal_large_ones_is_answered_once(sharing: World) -> Non
     assert sharing.outcomes() == {("direct", "ok"): 1, ("direct", "expired"): 1}
 
 
+def large_at_once(make: Any) -> World:
+    """A world that shares, and sends three slices at once."""
+    world = World(make, deduplication=Deduplication())
+    world.runtime.version_ready(make.version(1, instances=3))
+    return world
+
+
+def test_what_its_callers_have_left_is_no_answer_without_outputs(make: Any) -> None:
+    world = large_at_once(make)
+    gone = world.ask(rows=20)
+    batches = world.poll(0.0)
+    world.runtime.cancel(gone, 0.0)
+    for batch in batches:
+        world.end(batch, 0.0)
+    after = world.ask(rows=20)
+    assert shown(world.handed_out()[after])["outputs"][0]["shape"] == [20, 2]
+
+
+def test_what_could_not_be_written_leaves_nothing_behind(make: Any) -> None:
+    world = large_at_once(make)
+    one, _ = world.ask(rows=20), world.ask(rows=3)
+    first, *others = world.runtime.poll(0.0)
+    world.lose(first, 0.0)
+    assert one in world.handed_out()
+    for batch in others:
+        world.runtime.encode(batch)
+        world.end(batch, 0.0)
+    for batch in world.poll(0.0):
+        world.end(batch, 0.0)
+    assert not world.runtime.deduplicator._sent
+
+
 # Errors that are sent again
 
 

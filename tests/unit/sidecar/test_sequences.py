@@ -81,6 +81,18 @@ def test_the_number_is_bounded() -> None:
     assert len(found) == 3
 
 
+def test_who_waits_for_its_turn_keeps_its_line_though_room_is_made(make: Any) -> None:
+    found = Sequences(most=1)
+    first, second = (make.submit(make.runtime()) for _ in range(2))
+    assert found.enter(end(), first, 0.0)
+    assert not found.enter(end(), second, 0.0)
+    found.over(first, 1.0)
+    with pytest.raises(Refusal):
+        found.pin(start(8), PIN, 1.0)
+    assert not found.enter(end(), first, 1.0)
+    assert found.turns() == [second]
+
+
 class World:
     """A model of two versions, and what becomes of requests of sequences."""
 
@@ -211,6 +223,51 @@ def test_who_goes_lets_the_next_have_its_turn(world: World, sent: bool) -> None:
         assert not world.sent()
         world.answer(batch)
     assert world.serve() is after
+
+
+@pytest.mark.parametrize("how", ["cancelled", "late", "thrown out"])
+def test_nothing_is_kept_of_who_left_the_queue(make: Any, how: str) -> None:
+    world = World(make, queue_max_size=1, on_full="DropLowest")
+    one = world.ask(start=True, headers={"tidegate-priority": "5", "tidegate-deadline-ms": "1000"})
+    if how == "cancelled":
+        world.runtime.cancel(one, 0.0)
+    elif how == "late":
+        assert not world.sent(1.0)
+        assert [late for late, _ in world.runtime.given_up(1.0)] == [one]
+    else:
+        world.ask(id_=8, start=True)
+        assert [out for out, _ in world.runtime.given_up(0.0)] == [one]
+    assert one not in world.runtime.sequences.going
+
+
+def test_who_was_late_lets_the_next_have_its_turn_at_once(world: World) -> None:
+    world.ask(start=True, headers={"tidegate-deadline-ms": "1000"})
+    after = world.ask()
+    assert not world.sent(1.0)
+    assert len(world.runtime.given_up(1.0)) == 1
+    assert world.runtime.next_wake() == 0.0
+    assert world.serve(1.0) is after
+
+
+def test_who_is_refused_at_his_turn_lets_the_next_have_it_at_once(world: World) -> None:
+    world.ask(start=True)
+    (batch,) = world.sent()
+    world.ask(headers={"tidegate-deadline-ms": "1000"})
+    after = world.ask()
+    world.answer(batch, 1.0)
+    assert not world.sent(1.0)
+    assert len(world.runtime.given_up(1.0)) == 1
+    assert world.runtime.next_wake() == 0.0
+    assert world.serve(1.0) is after
+
+
+def test_nothing_is_kept_of_a_sequence_whose_last_waits_no_more(world: World) -> None:
+    world.ask(start=True)
+    (batch,) = world.sent()
+    last = world.ask(end=True)
+    world.answer(batch)
+    world.runtime.cancel(last, 0.0)
+    assert len(world.runtime.sequences) == 0
 
 
 def test_a_deadline_holds_while_it_waits_for_its_turn(world: World) -> None:
