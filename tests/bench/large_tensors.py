@@ -4,13 +4,14 @@ Both sides are loaded in turn within each repetition, with the same connections.
 """
 
 import argparse
-import json
+import os
 import statistics
 import tempfile
 from pathlib import Path
 
 import load
 import pod
+from result import report
 
 from tidegate_contract import names
 from tidegate_tools import triton
@@ -19,7 +20,6 @@ from tidegate_tools.addresses import Subnet
 NAME = "large_tensors"
 ROW = 150_000
 CONNECTIONS = 8
-RESULTS = Path("bench-results")
 
 
 def main() -> None:
@@ -31,11 +31,13 @@ def main() -> None:
     model = pod.Model(name="large", fixed=0.0, per_row=0.0, most=8, row=ROW)
     ports = {"direct": triton.HTTP_PORT, "sidecar": names.PORT_HTTP}
     samples = []
+    serving, loading = pod.cores()
     with (
         tempfile.TemporaryDirectory(prefix="tidegate-bench-") as directory,
         Subnet.claimed() as subnet,
-        pod.running((model,), Path(directory), subnet.ip(1)) as under_test,
+        pod.running((model,), Path(directory), subnet.ip(1), serving) as under_test,
     ):
+        os.sched_setaffinity(0, {loading})
         for _ in range(given.repetitions):
             rates = {}
             for side, port in ports.items():
@@ -58,9 +60,7 @@ def main() -> None:
         "direct_rate": round(statistics.median(one["direct"] for one in samples)),
         "repetitions": len(samples),
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{NAME}.json").write_text(json.dumps(samples, indent=1))
-    print("RESULT", json.dumps({"name": NAME, "figures": figures}))
+    report(NAME, figures, samples)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ is without it.
 """
 
 import argparse
+import os
 import statistics
 import sys
 import tempfile
@@ -71,16 +72,19 @@ def main() -> None:
     given = parser.parse_args()
     model = pod.Model(name="small", fixed=0.0, per_row=0.0)
     request = model.request()
+    serving, loading = pod.cores()
     with (
         tempfile.TemporaryDirectory(prefix="tidegate-bench-") as directory,
         Subnet.claimed() as subnet,
         Supervisor() as supervisor,
-        pod.running((model,), Path(directory), subnet.ip(1)) as under_test,
+        pod.running((model,), Path(directory), subnet.ip(1), serving) as under_test,
     ):
+        os.sched_setaffinity(0, {serving})  # the bare server inherits it
         sides = {
             "sidecar": (under_test.ip, under_test.sidecar),
             "bare": (subnet.ip(2), start_bare(supervisor, subnet.ip(2), Path(directory))),
         }
+        os.sched_setaffinity(0, {loading})
         samples = [
             {
                 name: {n: measure(ip, server, request, n, given.seconds) for n in CONNECTIONS}

@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each run")
     given = parser.parse_args()
-    serving, loading = sorted(os.sched_getaffinity(0))[:2]
+    serving, loading = pod.cores()
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidegate-bench-")))
         subnet = stack.enter_context(Subnet.claimed())

@@ -21,6 +21,8 @@ from tidegate_contract.table import Arm, BatchSettings
 from tidegate_tools import triton
 from tidegate_tools.processes import Process, ProcessFailed, Supervisor
 
+COMPILED = Path("build/compiled")
+"""The sidecar as the image has it, where `make bench` could compile it."""
 START_TIMEOUT = 60.0
 
 _SIDECAR = """
@@ -177,6 +179,12 @@ class Pod:
         return all(state and state.state == "Ready" for state in states)
 
 
+def cores() -> tuple[int, int]:
+    """Those of what is measured, and of who asks it: what the one takes the other does not lose."""
+    first, second = sorted(os.sched_getaffinity(0))[:2]
+    return first, second
+
+
 @contextmanager
 def running(
     models: tuple[Model, ...],
@@ -187,11 +195,13 @@ def running(
     environment: Mapping[str, str] = MappingProxyType({}),
     patience: float = START_TIMEOUT,
     before: str = "",
+    code: Path | None = COMPILED,
 ) -> Iterator[Pod]:
     """A pod that serves models; pinned to one core where that is named.
 
     ``environment``: more of it for Triton. ``patience``: seconds for the models to be loaded.
-    ``before``: what the sidecar's process does first, as Python.
+    ``before``: what the sidecar's process does first, as Python. ``code``: where that is taken
+    from, if not from the sources.
     """
     repository = directory / "models"
     for model in models:
@@ -203,7 +213,7 @@ def running(
             os.sched_setaffinity(0, {core})  # what is started from here on inherits it
         try:
             server = start_triton(supervisor, repository, directory, ip, environment=environment)
-            sidecar = _start_sidecar(supervisor, models, directory, ip, before)
+            sidecar = _start_sidecar(supervisor, models, directory, ip, before, code)
         finally:
             os.sched_setaffinity(0, here)
         pod = Pod(ip, directory, models, server, sidecar, revision=1)
@@ -231,7 +241,12 @@ def start_triton(
 
 
 def _start_sidecar(
-    supervisor: Supervisor, models: tuple[Model, ...], directory: Path, ip: str, before: str
+    supervisor: Supervisor,
+    models: tuple[Model, ...],
+    directory: Path,
+    ip: str,
+    before: str,
+    code: Path | None,
 ) -> Process:
     settings = {
         "models": ",".join(model.name for model in models),
@@ -243,8 +258,14 @@ def _start_sidecar(
         "table-directory": str(directory / "tables"),
     }
     argv = [sys.executable, "-c", before + _SIDECAR, *(f"--{k}={v}" for k, v in settings.items())]
-    environment = {k: v for k, v in os.environ.items() if k != "KUBECONFIG"}
+    environment = sidecar_environment(code)
     return supervisor.start("sidecar", argv, env=environment, log=directory / "sidecar.log")
+
+
+def sidecar_environment(code: Path | None) -> dict[str, str]:
+    """For a sidecar without an API server. ``code``: where it is taken from, if not the sources."""
+    own = {k: v for k, v in os.environ.items() if k not in {"KUBECONFIG", "PYTHONPATH"}}
+    return own | ({"PYTHONPATH": str(code.resolve())} if code else {})
 
 
 def write_table(

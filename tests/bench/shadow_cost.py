@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=8, help="of each repetition")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each turn")
     given = parser.parse_args()
-    serving, loading = sorted(os.sched_getaffinity(0))[:2]
+    serving, loading = pod.cores()
     with (
         tempfile.TemporaryDirectory(prefix="tidegate-bench-") as directory,
         Subnet.claimed() as subnet,

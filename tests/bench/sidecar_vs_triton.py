@@ -35,7 +35,6 @@ NAME = "sidecar_vs_triton"
 MODEL = "small"
 ROW = 64
 CONNECTIONS = 64
-COMPILED = Path("build/compiled")
 START_TIMEOUT = 60.0
 DYNAMIC = {
     "default": "dynamic_batching { }",
@@ -113,7 +112,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each run")
     given = parser.parse_args()
-    serving, loading = sorted(os.sched_getaffinity(0))[:2]
+    serving, loading = pod.cores()
     with (
         tempfile.TemporaryDirectory(prefix="tidegate-bench-") as directory,
         Subnet.claimed() as subnet,
@@ -140,7 +139,7 @@ def start(supervisor: Supervisor, subnet: Subnet, directory: Path) -> list[Side]
         sides.append(Side(name, ip, triton.HTTP_PORT, process))
     plain, free = sides[0], len(sides) + 1
     tables = lay_out_table(directory)
-    for i, (name, code) in enumerate({"sidecar": COMPILED, "interpreted": None}.items()):
+    for i, (name, code) in enumerate({"sidecar": pod.COMPILED, "interpreted": None}.items()):
         sides.append(start_sidecar(supervisor, name, subnet.ip(free + i), plain, tables, code))
     if nginx := shutil.which("nginx"):
         sides.append(start_nginx(supervisor, nginx, subnet.ip(free + 2), plain, directory))
@@ -167,9 +166,7 @@ def start_nginx(supervisor: Supervisor, binary: str, ip: str, plain: Side, direc
 def start_sidecar(
     supervisor: Supervisor, name: str, ip: str, plain: Side, tables: Path, code: Path | None
 ) -> Side:
-    """Start a sidecar with a table from a file, as it starts without an API server. ``code``: where
-    it is taken from, if not from the sources.
-    """
+    """Start a sidecar with a table from a file. ``code``: see ``pod.sidecar_environment``."""
     settings = {
         "models": MODEL,
         "pod": "bench",
@@ -180,10 +177,8 @@ def start_sidecar(
         "table-directory": str(tables),
     }
     flags = [f"--{flag}={value}" for flag, value in settings.items()]
-    environment = {k: v for k, v in os.environ.items() if k not in {"KUBECONFIG", "PYTHONPATH"}}
-    if code:
-        environment["PYTHONPATH"] = str(code.resolve())
-    launch = Launch((sys.executable, "-m", "tidegate_sidecar", *flags), environment)
+    argv = (sys.executable, "-m", "tidegate_sidecar", *flags)
+    launch = Launch(argv, pod.sidecar_environment(code))
     process = run(supervisor, name, launch, tables.parent)
     ready = f"http://{ip}:{names.PORT_HTTP}/v2/models/{MODEL}/versions/1/ready"
     process.wait_until(partial(pod.answers, ready), START_TIMEOUT)
@@ -285,7 +280,7 @@ def figures(samples: list[dict[str, Any]]) -> dict[str, float | str]:
         for name in ("rate", "p99_ms", "one_p50_ms", "cpu_us", "failed"):
             median = statistics.median(sample[side][name] for sample in samples)
             shown[f"{side}_{name}"] = round(median, 3)
-    shown["compiled"] = COMPILED.exists()
+    shown["compiled"] = pod.COMPILED.exists()
     return shown | {"repetitions": len(samples), "connections": CONNECTIONS}
 
 
