@@ -35,6 +35,8 @@ NAME = "sidecar_vs_triton"
 MODEL = "small"
 ROW = 64
 CONNECTIONS = 64
+TURNS = 8
+"""In which each side answers one connection: what is added is small to what the machine wavers."""
 START_TIMEOUT = 60.0
 DYNAMIC = {
     "default": "dynamic_batching { }",
@@ -224,19 +226,26 @@ def measure(sides: list[Side], seconds: float) -> dict[str, Any]:
     """One repetition: every side in turn, under load and with one connection."""
     request = a_request()
     result: dict[str, Any] = {}
+    waits: dict[str, list[float]] = {side.name: [] for side in sides}
+    for turn in range(TURNS):
+        for side in reversed(sides) if turn % 2 else sides:
+            one = load.run(
+                side.host, side.port, request, connections=1, seconds=seconds / 2 / TURNS
+            )
+            assert not one.failed, side.name
+            waits[side.name].append(one.quantile(0.5))
     for side in sides:
         load.run(side.host, side.port, request, connections=CONNECTIONS, seconds=seconds / 8)
         cpu = cpu_seconds(side.process)
         many = load.run(side.host, side.port, request, connections=CONNECTIONS, seconds=seconds)
         cpu = cpu_seconds(side.process) - cpu
-        one = load.run(side.host, side.port, request, connections=1, seconds=seconds / 2)
         result[side.name] = {
             "rate": many.rate,
             "p50_ms": many.quantile(0.5) * 1e3,
             "p99_ms": many.quantile(0.99) * 1e3,
-            "failed": many.failed + one.failed,
+            "failed": many.failed,
             "cpu_us": cpu / max(len(many.latencies), 1) * 1e6,
-            "one_p50_ms": one.quantile(0.5) * 1e3,
+            "one_p50_ms": statistics.median(waits[side.name]) * 1e3,
         }
     return result
 
